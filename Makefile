@@ -1,0 +1,43 @@
+# The two commands of the README, and the rest. Everything installs itself into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Two processes: the machines that this is developed on have two cores, and more would only wait.
+WORKERS ?= 2
+
+.PHONY: setup demo serve test test-gpu lint bench soak clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,postgres,redis]'
+	touch $@
+
+demo: setup  ## start the server, do its main work on real input, check it, stop it
+	$(BIN)/serai demo
+
+serve: setup  ## run the server in the foreground
+	$(BIN)/serai serve
+
+test: setup  ## every test that this machine can run; what is skipped is said at the end
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+test-gpu: setup  ## the tests that need a CUDA device, with their figures
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+soak: setup  ## the long form of the fault tests (about 20 minutes)
+	$(BIN)/python tests/faults/soak_jobs.py
+
+lint: setup  ## formatting, style, types, layers
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup  ## the benchmarks; prints tables, writes JSON into out/
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf $(VENV) out build dist

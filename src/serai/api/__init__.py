@@ -1,0 +1,1 @@
+"""The HTTP API: routes with their access, encoders of events, errors as envelopes."""

@@ -1,0 +1,252 @@
+"""Routes that know who may use them. A route without an access cannot be made: denied by default.
+
+    routes = Routes("users")
+
+    @routes.get("/users", access=Role.ADMIN)
+    async def list_users(request: Request) -> UserPage: ...
+
+The check stands in the route itself, behind the match: no spelling of a path can lead around it.
+Order: host and origin (guard), address limit, credential, role and scope, rate, parameters, body.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from serai.api.body import check_text, parse_json
+from serai.api.origin import comes_from_here
+from serai.api.parts import Parts
+from serai.audit import Actor
+from serai.auth.callers import NOBODY_ASKED
+from serai.auth.limits import Allowance
+from serai.auth.policy import PUBLIC, SCOPES, Access, Caller, Role, check_access
+from serai.errors import Forbidden, InvalidInput, RateLimited, Unauthenticated, UnsupportedMedia
+from serai.telemetry.context import bind_caller, current_request_id
+
+COOKIE = "serai_session"
+CSRF_HEADER = "x-csrf-token"
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_ACCESS, _SCOPE = "x-serai-access", "x-serai-scope"
+_DRY_RUN = {
+    "name": "dry_run",
+    "in": "query",
+    "required": False,
+    "description": "1: answer with what the change would do, and change nothing.",
+    "schema": {"type": "string", "enum": ["0", "1"], "default": "0"},
+}
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+class SecuredRoute(APIRoute):
+    """A route that admits its caller before it reads anything of the request but its headers."""
+
+    @property
+    def access(self) -> Access:
+        label = (self.openapi_extra or {})[_ACCESS]
+        return PUBLIC if label == "public" else Role.of(label)
+
+    @property
+    def scope(self) -> str:
+        return str((self.openapi_extra or {})[_SCOPE])
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        access, scope = self.access, self.scope
+        handle = super().get_route_handler()
+        known = _query_names(self)
+        has_body = self.body_field is not None
+
+        async def admit_then_handle(request: Request) -> Response:
+            parts = parts_of(request)
+            caller = await _identify(request, parts, access)
+            check_access(caller, access, scope)
+            allowance = None
+            if caller is not None:
+                request.state.caller = caller
+                bind_caller(caller.user_id)
+                allowance = await _count(parts, caller)
+            _check_parameters(request, known)
+            if has_body:
+                await _read_json(request, parts.settings.max_json_bytes)
+            response = await handle(request)
+            if allowance is not None:
+                response.headers.update(allowance.headers())
+            return response
+
+        return admit_then_handle
+
+
+class Routes:
+    """The routes of one scope, collected until `install`."""
+
+    def __init__(self, scope: str) -> None:
+        if scope not in SCOPES:
+            raise ValueError(f"{scope} is not a scope")
+        self._scope = scope
+        self._routes: list[tuple[str, str, Callable[..., Any], dict[str, Any]]] = []
+
+    def get(self, path: str, *, access: Access, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        return self._collect("GET", path, access, options)
+
+    def post(self, path: str, *, access: Access, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        return self._collect("POST", path, access, options)
+
+    def put(self, path: str, *, access: Access, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        return self._collect("PUT", path, access, options)
+
+    def patch(self, path: str, *, access: Access, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        return self._collect("PATCH", path, access, options)
+
+    def delete(self, path: str, *, access: Access, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        return self._collect("DELETE", path, access, options)
+
+    def install(self, app: FastAPI) -> None:
+        """Add the routes to `app`."""
+        for method, path, endpoint, options in self._routes:
+            app.router.add_api_route(
+                path, endpoint, methods=[method], tags=[self._scope], route_class_override=SecuredRoute, **options
+            )
+
+    def _collect(
+        self, method: str, path: str, access: Access, options: dict[str, Any]
+    ) -> Callable[[Endpoint], Endpoint]:
+        label = "public" if access is PUBLIC else access.label
+        extra: dict[str, Any] = {_ACCESS: label, _SCOPE: self._scope}
+        if method != "GET" and options.pop("rehearsable", True):
+            extra["parameters"] = [_DRY_RUN]
+
+        def collect(endpoint: Endpoint) -> Endpoint:
+            self._routes.append((method, path, endpoint, {**options, "openapi_extra": extra}))
+            return endpoint
+
+        return collect
+
+
+def unclassified(routes: list[BaseRoute]) -> list[str]:
+    """Return the paths of routes (mounts and websockets too) that do not carry their access."""
+    return [getattr(route, "path", repr(route)) for route in routes if not isinstance(route, SecuredRoute)]
+
+
+def parts_of(request: Request) -> Parts:
+    """Return what the application works with."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def is_rehearsal(request: Request) -> bool:
+    """Say whether a change is to be told and not made. Raises InvalidInput."""
+    value = request.query_params.get("dry_run", "0")
+    if value not in ("0", "1"):
+        raise InvalidInput.at("dry_run", "must be 0 or 1")
+    return value == "1"
+
+
+def caller_of(request: Request) -> Caller:
+    """Return the caller of a route that is not public."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+def caller_or_none(request: Request) -> Caller | None:
+    """Return the caller of a public route, if there is one."""
+    return getattr(request.state, "caller", None)
+
+
+def actor_of(request: Request) -> Actor:
+    """Return who the audit log names for what this request changes."""
+    caller = caller_or_none(request)
+    return Actor(
+        id=caller.user_id if caller else "anonymous", address=address_of(request), request_id=current_request_id()
+    )
+
+
+def address_of(request: Request) -> str:
+    """Return the client's address: the connection's, or what a trusted proxy said."""
+    return request.client.host if request.client else "unknown"
+
+
+async def _identify(request: Request, parts: Parts, access: Access) -> Caller | None:
+    """Return the caller. A wrong credential is refused, except on a public route, which needs none."""
+    if parts.settings.auth == "off":
+        return NOBODY_ASKED
+    try:
+        return await _authenticate(request, parts)
+    except Unauthenticated:
+        if access is PUBLIC:
+            return None
+        raise
+
+
+async def _authenticate(request: Request, parts: Parts) -> Caller | None:
+    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+    cookie = request.cookies.get(COOKIE)
+    if not scheme and not (cookie and comes_from_here(request, parts.settings)):
+        return None
+    address = address_of(request)
+    await parts.limiter.check_address(address)
+    try:
+        if not scheme and cookie:
+            caller = await parts.callers.by_session(cookie)
+            _check_csrf(request, caller)
+            return caller
+        if scheme.lower() != "bearer" or not credential:
+            raise Unauthenticated("The header Authorization must read 'Bearer' and a key or token.")
+        return await parts.callers.by_bearer(credential.strip())
+    except Unauthenticated as error:
+        parts.metrics.auth_failures.labels(reason=scheme.lower() if scheme.lower() == "bearer" else "cookie").inc()
+        await parts.limiter.admit_address(address)
+        raise error from None
+
+
+async def _count(parts: Parts, caller: Caller) -> Allowance | None:
+    try:
+        return await parts.limiter.admit(caller)
+    except RateLimited:
+        parts.metrics.rate_limited.labels(scope="key").inc()
+        raise
+
+
+def _check_csrf(request: Request, caller: Caller) -> None:
+    if request.method not in _SAFE and request.headers.get(CSRF_HEADER) != caller.csrf:
+        raise Forbidden(
+            f"A change made with the session cookie needs the header {CSRF_HEADER}.",
+            hint="GET /whoami gives its value.",
+        )
+
+
+def _check_parameters(request: Request, known: frozenset[str]) -> None:
+    """Refuse what no database can hold, and parameters that the route does not know."""
+    for name, value in (*request.path_params.items(), *request.query_params.multi_items()):
+        check_text(str(name), "a parameter's name")
+        check_text(str(value), str(name))
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        allowed = ", ".join(sorted(known)) or "none"
+        raise InvalidInput.at(unknown[0][:100], f"is not a parameter of this call; known: {allowed}")
+
+
+async def _read_json(request: Request, max_bytes: int) -> None:
+    """Parse the body here, where errors of ours pass; the framework then finds it parsed."""
+    body = await request.body()
+    if not body:
+        return
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMedia("The body must be JSON.", hint="Send 'Content-Type: application/json'.")
+    request._json = parse_json(body, max_bytes)
+
+
+def _query_names(route: APIRoute) -> frozenset[str]:
+    names: set[str] = set()
+    for field in route.dependant.query_params:
+        annotation = field.field_info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            names.update(info.alias or name for name, info in annotation.model_fields.items())
+        else:
+            names.add(field.alias)
+    return frozenset(names | {entry["name"] for entry in (route.openapi_extra or {}).get("parameters", ())})

@@ -1,0 +1,74 @@
+"""The ASGI application: routes, error envelopes and the guard around them."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from serai import __version__
+from serai.api import errors
+from serai.api.access import CSRF_HEADER, Routes, unclassified
+from serai.api.changes import Rehearsed, on_rehearsed
+from serai.api.guard import Guard
+from serai.api.native import audit, docs, files, keys, secrets, system, users
+from serai.clock import Clock
+from serai.errors import SeraiError
+from serai.ids import NewId
+from serai.settings import Settings
+from serai.telemetry.metrics import Metrics
+
+ALL: tuple[Routes, ...] = tuple(module.routes for module in (system, docs, users, keys, files, audit, secrets))
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def build(settings: Settings, metrics: Metrics, clock: Clock, new_id: NewId, lifespan: Lifespan) -> FastAPI:
+    """Return the application. `lifespan` puts the `Parts` on `app.state.parts` before the first request."""
+    app = FastAPI(
+        title="Serai",
+        version=__version__,
+        summary="One server for every generative model of a product.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+        max_body_size=settings.max_body_bytes,
+        middleware=_middleware(settings, metrics, clock, new_id),
+        exception_handlers={
+            SeraiError: errors.on_serai_error,
+            HTTPException: errors.on_http_exception,
+            RequestValidationError: errors.on_validation_error,
+            Rehearsed: on_rehearsed,
+        },
+    )
+    for routes in ALL:
+        routes.install(app)
+    left_over = unclassified(app.routes)
+    if left_over:
+        raise RuntimeError(f"routes without an access: {', '.join(left_over)}")
+    return app
+
+
+def _middleware(settings: Settings, metrics: Metrics, clock: Clock, new_id: NewId) -> list[Middleware]:
+    layers = [Middleware(Guard, settings=settings, metrics=metrics, clock=clock, new_id=new_id)]
+    if settings.trusted_proxies:
+        layers.insert(0, Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies)))
+    if settings.cors_origins:
+        layers.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.cors_origins),
+                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+                allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id", CSRF_HEADER],
+                expose_headers=["x-request-id", "retry-after", "x-ratelimit-remaining", "x-ratelimit-reset"],
+                max_age=600,
+            )
+        )
+    return layers

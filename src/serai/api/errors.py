@@ -1,0 +1,113 @@
+"""From errors to HTTP: one table of statuses, one envelope for every error of every kind."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from serai import errors
+from serai.errors import SeraiError
+from serai.telemetry.context import current_request_id
+
+STATUS: Mapping[type[SeraiError], int] = {
+    errors.InvalidInput: 422,
+    errors.MalformedRequest: 400,
+    errors.TooLarge: 413,
+    errors.UnsupportedMedia: 415,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.MethodNotAllowed: 405,
+    errors.Conflict: 409,
+    errors.Gone: 410,
+    errors.RateLimited: 429,
+    errors.QuotaExceeded: 413,
+    errors.DeadlineExceeded: 408,
+    errors.Cancelled: 409,
+    errors.Unavailable: 503,
+    errors.UpstreamFailed: 502,
+    errors.OutboundRefused: 422,
+    errors.ConfigurationError: 503,
+    errors.InternalError: 500,
+}
+"""The status of each family; a leaf has its nearest ancestor's."""
+
+MAX_REPORTED = 20
+
+
+def status_of(error: SeraiError) -> int:
+    """Return the HTTP status of an error."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def envelope(error: SeraiError) -> dict[str, Any]:
+    """Return the one form in which the native API tells an error."""
+    return {
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "hint": error.hint,
+            "request_id": current_request_id(),
+            "details": error.details,
+        }
+    }
+
+
+def respond(error: SeraiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return the response that tells `error`."""
+    extra = dict(headers or {})
+    if error.retry_after is not None:
+        extra["retry-after"] = str(max(1, round(error.retry_after)))
+    if isinstance(error, errors.Unauthenticated):
+        extra["www-authenticate"] = 'Bearer realm="serai"'
+    return JSONResponse(envelope(error), status_of(error), extra)
+
+
+async def on_serai_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SeraiError)  # noqa: S101 - registered for this class alone
+    return respond(error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    """Answer what the framework itself refuses: unknown paths, methods, bodies over the bound."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone
+    return respond(_of_status(error.status_code), error.headers)
+
+
+async def on_validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class alone
+    return respond(of_validation(error.errors()))
+
+
+def of_validation(problems: Sequence[Any]) -> errors.InvalidInput:
+    """Return the error for what pydantic found; it names each field and never repeats the input."""
+    details = [{"field": _field(entry["loc"]), "problem": _problem(entry)} for entry in problems[:MAX_REPORTED]]
+    first = details[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return errors.InvalidInput(f"{first['field']}: {first['problem']}{more}", details=details)
+
+
+def _field(location: Sequence[Any]) -> str:
+    names = [str(part) for part in location if part not in ("body", "query", "path", "header", "cookie")]
+    return ".".join(name[:100] for name in names) or str(location[0] if location else "body")
+
+
+def _problem(entry: Mapping[str, Any]) -> str:
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:300]
+
+
+def _of_status(status: int) -> SeraiError:
+    if status == HTTPStatus.NOT_FOUND:
+        return errors.NotFound("There is nothing at this path.", hint="GET /openapi.json lists the paths.")
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return errors.MethodNotAllowed("This path does not know this method.", hint="See the header Allow.")
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return errors.TooLarge("The body is too large.", hint="GET /settings shows max_body_bytes.")
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return errors.MalformedRequest("The request could not be read.")
+    return errors.InternalError("The server failed.")

@@ -1,0 +1,143 @@
+"""What surrounds every request, whatever its path: its id, its bounds, its log line, its headers."""
+
+from http import HTTPStatus
+from urllib.parse import unquote_to_bytes
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serai.api.errors import respond
+from serai.api.origin import host_is_ours, may_change
+from serai.clock import Clock
+from serai.errors import Forbidden, InternalError, MalformedRequest, SeraiError, TooLarge, UnsupportedMedia
+from serai.settings import Settings
+from serai.ids import NewId
+from serai.telemetry.context import accept_request_id, bind_request
+from serai.telemetry.metrics import Metrics
+
+log = structlog.get_logger("serai.access")
+
+MAX_HEADERS = 200
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_QUIET = frozenset({"/live", "/ready", "/metrics"})
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+class Guard:
+    """The outermost layer. Refuses what is out of bounds, and turns a defect into an envelope of status 500."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, clock: Clock, new_id: NewId) -> None:
+        self._app = app
+        self._settings = settings
+        self._metrics = metrics
+        self._seconds = clock.monotonic
+        self._new_id = new_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        started, status = self._seconds(), 0
+        request_id = accept_request_id(headers.get("x-request-id"), self._new_id)
+        with bind_request(request_id), self._metrics.requests_in_flight.track_inprogress():
+
+            async def send_guarded(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    _add_headers(message, request_id)
+                await send(message)
+
+            try:
+                self._check(scope)
+                await self._app(scope, receive, send_guarded)
+            except SeraiError as error:
+                await respond(error)(scope, receive, send_guarded)
+            except Exception:
+                log.exception("request failed", method=scope["method"], route=_template(scope))
+                if status:  # the answer has begun: cutting the connection is the only way left to say so
+                    raise
+                await respond(InternalError("The server failed on this request."))(scope, receive, send_guarded)
+            finally:
+                self._tell(scope, status, self._seconds() - started)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A browser sends no preflight for a websocket: its origin is checked here, on loopback too."""
+        connection = HTTPConnection(scope)
+        host = connection.headers.get("host", "")
+        if not host_is_ours(host, self._settings) or not may_change(connection, self._settings):
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        with bind_request(accept_request_id(connection.headers.get("x-request-id"), self._new_id)):
+            await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        raw = scope["headers"]
+        if len(raw) > MAX_HEADERS or sum(len(k) + len(v) for k, v in raw) > self._settings.max_header_bytes:
+            raise TooLarge("The request's headers are too large.")
+        if sum(name == b"host" for name, _ in raw) != 1:
+            raise MalformedRequest("A request has one Host header.")
+        connection = HTTPConnection(scope)
+        if not host_is_ours(connection.headers["host"], self._settings):
+            raise Forbidden(
+                "This server does not answer to that Host.", hint="Add the name to the setting allowed_hosts."
+            )
+        if scope["method"] not in _SAFE and not may_change(connection, self._settings):
+            raise Forbidden(
+                "A page of that origin may not change anything here.", hint="Add it to the setting cors_origins."
+            )
+        if connection.headers.get("content-encoding", "identity") != "identity":
+            raise UnsupportedMedia("A request body must not be compressed.", hint="Leave Content-Encoding out.")
+        _check_utf8(scope)
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        route = _template(scope)
+        self._metrics.observe_request(method=scope["method"], route=route, status=status, seconds=seconds)
+        quiet = route in _QUIET and status < HTTPStatus.BAD_REQUEST
+        (log.debug if quiet else log.info)(
+            "request",
+            method=scope["method"],
+            route=route,
+            status=status,
+            ms=round(seconds * 1000, 2),
+            address=scope["client"][0] if scope.get("client") else None,
+            caller=getattr(scope.get("state", {}).get("caller"), "user_id", None),
+        )
+
+
+def _template(scope: Scope) -> str | None:
+    """Return the path as the route spells it, so that logs and metrics hold no ids; None where nothing matched."""
+    return getattr(scope.get("route"), "path", None)
+
+
+def _add_headers(message: Message, request_id: str) -> None:
+    headers = MutableHeaders(scope=message)
+    headers["x-request-id"] = request_id
+    for name, value in _HEADERS.items():
+        headers.setdefault(name, value)
+
+
+def _check_utf8(scope: Scope) -> None:
+    for part in (scope.get("raw_path") or b"", scope.get("query_string") or b""):
+        decoded = unquote_to_bytes(part.replace(b"+", b" "))
+        try:
+            decoded.decode("utf-8")
+        except UnicodeDecodeError:
+            raise MalformedRequest("The path and its parameters must be UTF-8.") from None
+        if b"\x00" in decoded:
+            raise MalformedRequest("The path and its parameters must not hold NUL.")

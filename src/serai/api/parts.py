@@ -1,0 +1,40 @@
+"""What the routes work with: filled by `serai.app`, found on the application."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from serai.auth.callers import Callers
+from serai.auth.credentials import Passwords
+from serai.auth.limits import Limiter
+from serai.auth.secrets import SecretStore
+from serai.clock import Clock
+from serai.decode.decoder import Decoder
+from serai.ids import NewId
+from serai.outbound import Outbound
+from serai.settings import Settings
+from serai.storage.blobs import Blobs
+from serai.storage.cache import Cache
+from serai.storage.database import Database
+from serai.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    settings: Settings
+    clock: Clock
+    new_id: NewId
+    started: float
+    """`clock.monotonic()` at the start."""
+    metrics: Metrics
+    database: Database
+    blobs: Blobs
+    cache: Cache
+    outbound: Outbound
+    decoder: Decoder
+    passwords: Passwords
+    secrets: SecretStore
+    callers: Callers
+    limiter: Limiter
+    checks: dict[str, Callable[[], Awaitable[dict[str, Any]]]]
+    """What /health asks, by name; a check raises when its part does not work."""

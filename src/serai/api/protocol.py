@@ -1,0 +1,70 @@
+"""uvicorn's HTTP protocol with the two bounds it lacks: how long a request's head may be, and how slow.
+
+What cannot be read as HTTP gets the same error envelope as everything else.
+"""
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serai.errors import DeadlineExceeded, MalformedRequest, SeraiError, TooLarge
+
+HEAD_TIMEOUT_S = 15.0
+MAX_HEAD_BYTES = 128 * 1024
+"""Before a head is parsed; the setting max_header_bytes is the finer bound after it."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Closes a connection whose request head is too long (431) or takes too long (408)."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_bytes = 0
+        self._in_head = True
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            self._refuse(status, TooLarge("The request's head is too large."))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if not self._in_head:  # a further request on a kept connection
+            self._in_head, self._head_bytes = True, 0
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_too_slow)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_timer.cancel()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(HTTPStatus.BAD_REQUEST, MalformedRequest("This is not an HTTP request that can be read."))
+
+    def _head_too_slow(self) -> None:
+        if not self.transport.is_closing():
+            if self._head_bytes:
+                self._refuse(HTTPStatus.REQUEST_TIMEOUT, DeadlineExceeded("The request's head took too long."))
+            else:
+                self.transport.close()
+
+    def _refuse(self, status: HTTPStatus, error: SeraiError) -> None:
+        told: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
+        body = json.dumps({"error": {**told, "request_id": None, "details": None}}).encode()
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()

@@ -1,0 +1,145 @@
+"""How much may be asked: requests and model tokens per key, requests per address (library: limits).
+
+Counted in memory, or in Redis where several servers share the counts. While Redis does not answer,
+each server counts for itself: callers are neither locked out nor let loose.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
+from serai.auth.policy import Caller
+from serai.clock import Clock
+from serai.errors import RateLimited
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """The server's limits, for keys that have none of their own."""
+
+    per_minute: int
+    per_hour: int
+    tokens_per_minute: int
+    address_per_minute: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What is left of the tightest window: the numbers of the X-RateLimit headers."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+    def headers(self) -> dict[str, str]:
+        """Return X-RateLimit-Limit, -Remaining and -Reset (seconds from now, rounded up)."""
+        return {
+            "x-ratelimit-limit": str(self.limit),
+            "x-ratelimit-remaining": str(self.remaining),
+            "x-ratelimit-reset": str(int(-(-self.reset_s // 1))),
+        }
+
+
+class Limiter:
+    """Counts and refuses. `enabled=False` allows everything and tells nothing."""
+
+    def __init__(self, defaults: Defaults, clock: Clock, *, redis_url: str | None = None, enabled: bool = True) -> None:
+        self._defaults = defaults
+        self._clock = clock
+        self._enabled = enabled
+        self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._shared = SlidingWindowCounterRateLimiter(_redis(redis_url)) if redis_url else None
+        self._shared_failed = False
+
+    async def admit(self, caller: Caller) -> Allowance | None:
+        """Count one request of `caller`. Raises RateLimited; returns None where limits are off."""
+        own, server = caller.limits, self._defaults
+        minute = RateLimitItemPerMinute(own.per_minute or server.per_minute)
+        hour = RateLimitItemPerHour(own.per_hour or server.per_hour)
+        return await self._count((minute, hour), "key", caller.limit_id)
+
+    async def admit_address(self, address: str) -> None:
+        """Count one request of `address` that no caller stands for. Raises RateLimited."""
+        await self._count((RateLimitItemPerMinute(self._defaults.address_per_minute),), "address", address)
+
+    async def check_address(self, address: str) -> None:
+        """Raise RateLimited if `address` has used up its requests; counts nothing."""
+        if not self._enabled:
+            return
+        item = RateLimitItemPerMinute(self._defaults.address_per_minute)
+        if not await self._ask("test", item, "address", address):
+            raise await self._refusal(item, "address", address)
+
+    async def spend_tokens(self, caller: Caller, tokens: int) -> None:
+        """Count model tokens that a request of `caller` used; the next request pays for going over."""
+        if self._enabled and tokens > 0:
+            item = RateLimitItemPerMinute(caller.limits.tokens_per_minute or self._defaults.tokens_per_minute)
+            # More than the whole window is counted as the whole window: the library refuses greater costs.
+            await self._ask("hit", item, "tokens", caller.limit_id, cost=min(tokens, item.amount))
+
+    async def check_tokens(self, caller: Caller) -> None:
+        """Raise RateLimited if `caller` has used up its tokens of this minute."""
+        if not self._enabled:
+            return
+        item = RateLimitItemPerMinute(caller.limits.tokens_per_minute or self._defaults.tokens_per_minute)
+        if not await self._ask("test", item, "tokens", caller.limit_id):
+            raise await self._refusal(item, "tokens", caller.limit_id)
+
+    async def _count(self, items: Sequence[RateLimitItem], *names: str) -> Allowance | None:
+        if not self._enabled:
+            return None
+        allowances = []
+        for item in items:
+            if not await self._ask("hit", item, *names):
+                raise await self._refusal(item, *names)
+            allowances.append(await self._allowance(item, *names))
+        return min(allowances, key=lambda allowance: allowance.remaining)
+
+    async def _allowance(self, item: RateLimitItem, *names: str) -> Allowance:
+        stats = await self._ask("get_window_stats", item, *names)
+        reset = max(0.0, stats.reset_time - self._clock.now().timestamp())
+        return Allowance(limit=item.amount, remaining=max(0, stats.remaining), reset_s=min(reset, item.get_expiry()))
+
+    async def _refusal(self, item: RateLimitItem, *names: str) -> RateLimited:
+        allowance = await self._allowance(item, *names)
+        what = "tokens" if names[0] == "tokens" else "requests"
+        period = "hour" if isinstance(item, RateLimitItemPerHour) else "minute"
+        details = {"limit": item.amount, "per": period, "of": names[0]}
+        message = f"The limit of {item.amount} {what} per {period} is reached."
+        return RateLimited(message, details=details, retry_after=max(1.0, allowance.reset_s))
+
+    async def _ask(self, method: str, item: RateLimitItem, *names: str, **options: int) -> Any:
+        if self._shared is not None:
+            try:
+                answer = await getattr(self._shared, method)(item, *names, **options)
+            except (OSError, _redis_error()) as error:
+                if not self._shared_failed:
+                    log.warning("rate limits are counted on this server alone", reason=type(error).__name__)
+                self._shared_failed = True
+            else:
+                self._shared_failed = False
+                return answer
+        return await getattr(self._local, method)(item, *names, **options)
+
+
+def _redis(url: str) -> Storage:
+    return RedisStorage(
+        f"async+{url}",
+        implementation="redispy",
+        key_prefix="serai-limits",
+        socket_timeout=0.5,
+        socket_connect_timeout=0.5,
+    )
+
+
+def _redis_error() -> type[Exception]:
+    from redis.exceptions import RedisError
+
+    return RedisError

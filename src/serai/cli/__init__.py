@@ -1,0 +1,1 @@
+"""The command line: thin, over HTTP, apart from `serve`, `doctor` and `db`."""

@@ -1,0 +1,79 @@
+"""What commands print: tables for people, JSON for programs, one line and a hint for errors."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import typer
+
+from serai.errors import ConfigurationError, SeraiError, UpstreamFailed
+
+REFUSED, UNREACHABLE, MISCONFIGURED = 1, 3, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """The options before the command."""
+
+    url: str | None
+    api_key: str | None
+    as_json: bool
+
+
+def options_of(context: typer.Context) -> ClientOptions:
+    """Return the options that were given before the command."""
+    options: ClientOptions = context.find_root().obj
+    return options
+
+
+def show(context: typer.Context, value: Any, columns: Sequence[str] | None = None) -> None:
+    """Print an answer: `{"items": …}` and lists as a table of `columns`, one object as its members."""
+    if options_of(context).as_json:
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+        return
+    rows = value.get("items") if isinstance(value, Mapping) and "items" in value else value
+    if isinstance(rows, list):
+        _table(rows, columns or (list(rows[0]) if rows else []))
+    elif isinstance(rows, Mapping):
+        width = max((len(name) for name in rows), default=0)
+        for name, member in rows.items():
+            print(f"{name:<{width}}  {_cell(member)}")
+    else:
+        print(rows)
+
+
+def fail(error: SeraiError) -> NoReturn:
+    """Print the error and its hint, and end with the exit code of its kind."""
+    print(f"serai: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+    if isinstance(error, ConfigurationError):
+        sys.exit(MISCONFIGURED)
+    sys.exit(UNREACHABLE if isinstance(error, UpstreamFailed) else REFUSED)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        print("none")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    # A pipe or a file has no width: nothing is folded there.
+    Console(width=None if sys.stdout.isatty() else 10_000, markup=False, highlight=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, list | dict):
+        return ", ".join(map(str, value)) if isinstance(value, list) else json.dumps(value, ensure_ascii=False)
+    return str(value)

@@ -1,0 +1,252 @@
+"""Calls to other servers under one guard: targets, addresses, redirects, credentials, time and size.
+
+httpcore speaks HTTP/1.1. The layers that usually lie above it are left out on purpose: they follow
+redirects, keep cookies and read proxies and passwords from the environment, and undo compression
+without a bound.
+"""
+
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Self, TypedDict, Unpack
+
+import anyio
+import anyio.lowlevel
+import httpcore
+
+from serai.clock import Clock
+from serai.errors import DeadlineExceeded, UpstreamFailed
+from serai.outbound.bodies import ACCEPT_ENCODING, BodyDecoder
+from serai.outbound.hops import MAX_REDIRECTS, Hop, OutboundSecret
+from serai.outbound.pinning import PinnedBackend, Resolver, resolve_host
+from serai.outbound.targets import AddressPolicy, Target, parse_target
+
+MIB = 1024 * 1024
+
+
+class CallOptions(TypedDict, total=False):
+    """What a call may say besides method and URL."""
+
+    headers: Mapping[str, str] | None
+    content: bytes | None
+    json: object
+    """Sent as JSON where it is not None; not together with `content`."""
+    secret: OutboundSecret | None
+    timeout_s: float | None
+    """Seconds for the whole call with redirects and body; None is the client's own."""
+    max_bytes: int | None
+    """Bytes of the decoded body; None is the client's own."""
+    follow_redirects: bool
+    """True unless said otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A whole answer. `headers` are by lower-case name; `url` is where the last redirect led."""
+
+    status: int
+    headers: Mapping[str, str]
+    url: str
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """The bounds that all hops of one call share."""
+
+    host: str
+    clock: Clock
+    deadline: float
+    max_bytes: int
+
+    @property
+    def remaining_s(self) -> float:
+        return self.deadline - self.clock.monotonic()
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Run the block until the deadline and raise what the network raises as errors of ours."""
+        try:
+            if self.remaining_s <= 0:
+                raise TimeoutError
+            with anyio.fail_after(self.remaining_s):
+                yield
+        except (TimeoutError, httpcore.TimeoutException) as error:
+            raise DeadlineExceeded(f"{self.host} did not answer in time") from error
+        except (httpcore.NetworkError, OSError) as error:
+            untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
+            reason = "its certificate was not accepted" if untrusted else "the connection failed"
+            raise UpstreamFailed(f"{self.host}: {reason}") from error
+        except httpcore.ProtocolError as error:
+            raise UpstreamFailed(f"{self.host} answered something that is not HTTP") from error
+
+
+class StreamedReply:
+    """An answer whose body is still to come; valid inside the `async with` that gave it."""
+
+    def __init__(self, response: httpcore.Response, url: str, call: _Call) -> None:
+        self.status = response.status
+        self.headers: Mapping[str, str] = _headers(response)
+        self.url = url
+        self._response = response
+        self._call = call
+        self._read = False
+
+    async def aiter_bytes(self) -> AsyncIterator[bytes]:
+        """Yield the decoded body once, in pieces of at most 64 KiB.
+
+        Raises DeadlineExceeded, UpstreamTooLarge, or UpstreamFailed for a body that is damaged or cut off.
+        The deadline is looked at when a piece is asked for; it never interrupts the caller's own work.
+        """
+        if self._read:
+            raise RuntimeError("the body was read before")
+        self._read = True
+        decoder = BodyDecoder(self.headers.get("content-encoding", ""), self._call.max_bytes)
+        async with aclosing(self._response.aiter_stream()) as wire:  # type: ignore[type-var]
+            while (chunk := await self._next(wire)) is not None:
+                for piece in decoder.feed(chunk):
+                    with self._call.guard():
+                        # One chunk can hold a thousand pieces: others run, and the deadline counts, between them.
+                        await anyio.lowlevel.checkpoint()
+                    if piece:
+                        yield piece
+        if rest := decoder.finish():
+            yield rest
+
+    async def _next(self, wire: AsyncIterator[bytes]) -> bytes | None:
+        with self._call.guard():
+            return await anext(wire, None)
+
+
+class Outbound:
+    """The server's HTTP client. Nothing is opened before the first call; `aclose` ends idle connections.
+
+    Only public addresses are reached, and what `allow` names: host names, addresses, networks. Nothing is
+    taken from the environment: no proxy, no password file. No cookie is kept. Credentials (`secret`,
+    Authorization, Cookie, any header of the caller's own) stay behind when a redirect changes the origin.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        allow: Sequence[str] = (),
+        timeout_s: float = 30.0,
+        max_bytes: int = 64 * MIB,
+        user_agent: str = "serai",
+        resolve: Resolver = resolve_host,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        """Raises ConfigurationError for an entry of `allow` that is neither a host name nor a network."""
+        self._clock = clock
+        self._policy = AddressPolicy.allowing(allow)
+        self._timeout_s = timeout_s
+        self._max_bytes = max_bytes
+        self._defaults = {"accept": "*/*", "accept-encoding": ACCEPT_ENCODING, "user-agent": user_agent}
+        # No bound on connections: a call that waits for a slot can lose it for good when it is cancelled,
+        # and every call is bounded in time anyway.
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=ssl_context or httpcore.default_ssl_context(),
+            max_connections=None,
+            max_keepalive_connections=20,
+            keepalive_expiry=15,
+            network_backend=PinnedBackend(self._policy, resolve),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._pool.aclose()
+
+    def check_url(self, url: str) -> Target:
+        """Return `url` normalised. Raises OutboundRefused where it is refused without asking DNS."""
+        target = parse_target(url)
+        self._policy.check(target)
+        return target
+
+    async def request(self, method: str, url: str, **options: Unpack[CallOptions]) -> Reply:
+        """Make a call and return the whole answer, whatever its status. Raises as `stream` does."""
+        async with self.stream(method, url, **options) as reply:
+            body = b"".join([piece async for piece in reply.aiter_bytes()])
+            return Reply(status=reply.status, headers=reply.headers, url=reply.url, body=body)
+
+    @asynccontextmanager
+    async def stream(self, method: str, url: str, **options: Unpack[CallOptions]) -> AsyncIterator[StreamedReply]:
+        """Make a call and give its answer once the headers are there, whatever its status.
+
+        Raises OutboundRefused (nothing was sent to what is refused), DeadlineExceeded, UpstreamFailed.
+        """
+        target = self.check_url(url)
+        hop = Hop.first(
+            method,
+            target,
+            defaults=self._defaults,
+            headers=options.get("headers"),
+            content=options.get("content"),
+            json=options.get("json"),
+            secret=options.get("secret"),
+        )
+        call = self._call(target, options.get("timeout_s"), options.get("max_bytes"))
+        following: Hop | None = hop
+        while following is not None:
+            hop = following
+            response = await self._send(hop, call)
+            try:
+                following = self._next_hop(hop, response, call) if options.get("follow_redirects", True) else None
+                if following is None:
+                    yield StreamedReply(response, hop.target.url, call)
+            finally:
+                await response.aclose()
+
+    def _call(self, target: Target, timeout_s: float | None, max_bytes: int | None) -> _Call:
+        return _Call(
+            host=target.host,
+            clock=self._clock,
+            deadline=self._clock.monotonic() + (self._timeout_s if timeout_s is None else timeout_s),
+            max_bytes=self._max_bytes if max_bytes is None else max_bytes,
+        )
+
+    async def _send(self, hop: Hop, call: _Call) -> httpcore.Response:
+        target = hop.target
+        request = httpcore.Request(
+            hop.method,
+            httpcore.URL(
+                scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
+            ),
+            headers=hop.wire_headers(),
+            content=hop.content,
+            extensions={"timeout": {"connect": max(call.remaining_s, 0)}},
+        )
+        with call.guard():
+            return await self._pool.handle_async_request(request)
+
+    def _next_hop(self, hop: Hop, response: httpcore.Response, call: _Call) -> Hop | None:
+        following = hop.redirected(response.status, _headers(response).get("location"))
+        if following is None:
+            return None
+        if following.redirects > MAX_REDIRECTS:
+            raise UpstreamFailed(f"{call.host} redirected more than {MAX_REDIRECTS} times")
+        self._policy.check(following.target)
+        return following
+
+
+def _headers(response: httpcore.Response) -> dict[str, str]:
+    """Return the headers by lower-case name; one that comes several times is joined by commas (RFC 9110, 5.3)."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in response.headers:
+        name, value = raw_name.decode("ascii").lower(), _header_text(raw_value)
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def _header_text(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

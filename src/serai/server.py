@@ -1,0 +1,91 @@
+"""Running the application: the home folder locked, logs set up, one socket, a bounded drain at the end."""
+
+import socket
+import sys
+from typing import Any
+
+import structlog
+import uvicorn
+
+from serai.api.protocol import BoundedProtocol
+from serai.app import ADMIN_KEY_FILE, create_app
+from serai.errors import ConfigurationError
+from serai.settings import Settings
+from serai.storage.home import Home
+from serai.telemetry import logs
+
+log = structlog.get_logger(__name__)
+_BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """uvicorn, that says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, ready: str) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(self._ready, file=sys.stderr, flush=True)
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal. Raises ConfigurationError where it cannot start as it is configured."""
+    home = Home.open(settings.home)
+    home.lock()
+    listener = _listen(settings)
+    logs.configure(
+        level=settings.log_level,
+        style=_style(settings),
+        folder=home.folder("logs"),
+        max_bytes=settings.log_max_bytes,
+        backups=settings.log_backups,
+    )
+    config = uvicorn.Config(
+        create_app(settings, home=home),
+        http=BoundedProtocol,
+        ws="none",
+        loop="uvloop",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+        timeout_keep_alive=30,
+    )
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    key_file = settings.home / ADMIN_KEY_FILE
+    ready = f"Serai is ready at {url} (admin key: {key_file})" if settings.auth == "on" else f"Serai is ready at {url}"
+    try:
+        Server(config, ready).run(sockets=[listener])
+    finally:
+        logs.reset()
+        home.unlock()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.",
+            hint="Is another server running there? Choose another --port.",
+        ) from None
+    return listener
+
+
+def _style(settings: Settings) -> Any:
+    if settings.log_format != "auto":
+        return settings.log_format
+    return "console" if settings.profile == "development" and sys.stderr.isatty() else "json"

@@ -1,0 +1,1 @@
+"""The schema's history (Alembic): `versions/` holds one file per step."""

@@ -1,0 +1,114 @@
+"""What every test shares: the databases, the servers, and the rule that nothing is skipped in silence."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from support.servers import PostgresServer, RedisServer, find_postgresql, find_redis
+
+from serai.storage.connect import open_postgresql, open_sqlite
+from serai.storage.database import Database
+from serai.storage.schema import upgrade
+
+CI = os.environ.get("CI", "").lower() in ("1", "true")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = {
+        "postgres": None if find_postgresql() else "PostgreSQL's binaries are not installed (apt install postgresql)",
+        "redis": None if find_redis() else "the Redis server is not installed (apt install redis-server)",
+    }
+    for item in items:
+        for marker, reason in missing.items():
+            if reason and item.get_closest_marker(marker):
+                if CI:
+                    raise pytest.UsageError(f"{item.nodeid} cannot run, and CI skips nothing: {reason}")
+                item.add_marker(pytest.mark.skip(reason=f"NOT TESTED: {reason}"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet_logs() -> None:
+    """Errors alone are shown, as one line of JSON: the development format is slow and long."""
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+    )
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The server runs on asyncio; so do the tests."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """One PostgreSQL server for this test process, with a migrated database named `template_serai`."""
+    folder = tmp_path_factory.mktemp("postgres")
+    for parent in (folder, *folder.parents[:3]):  # PostgreSQL runs as its own user and must get in
+        parent.chmod(parent.stat().st_mode | 0o011)
+    server = PostgresServer(folder / "server")
+    server.start()
+    database = open_postgresql(server.create("template_serai"), pool_size=1, listen=False)
+    upgrade(database)
+    database.close_sync()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis server for this test process."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite database to copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    database = open_sqlite(path)
+    upgrade(database)
+    database.close_sync()
+    return path
+
+
+@pytest.fixture
+def sqlite_path(tmp_path: Path, sqlite_template: Path) -> Path:
+    """A migrated, empty SQLite database file of this test alone."""
+    return Path(shutil.copy(sqlite_template, tmp_path / "serai.db"))
+
+
+@pytest.fixture
+def postgres_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a migrated, empty PostgreSQL database of this test alone."""
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    number = next(_NUMBERS)
+    return server.create(f"test_{number}", template="template_serai")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A migrated, empty database: the test runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        opened = open_sqlite(request.getfixturevalue("sqlite_path"))
+    else:
+        opened = open_postgresql(request.getfixturevalue("postgres_url"), pool_size=4)
+    yield opened
+    opened.close_sync()
+
+
+def _numbers() -> Iterator[int]:
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
+_NUMBERS = _numbers()
