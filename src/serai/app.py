@@ -8,6 +8,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import fields
 from typing import Any
 
 import structlog
@@ -27,6 +28,9 @@ from serai.decode.decoder import Decoder
 from serai.errors import DiskFull
 from serai.ids import NewId, new_id
 from serai.outbound import Outbound
+from serai.registry.registry import Registry
+from serai.registry.rules import RegistryRules
+from serai.registry.seed import seed
 from serai.settings import Settings
 from serai.storage import schema
 from serai.storage.blobs import FileBlobs
@@ -105,6 +109,10 @@ async def open_parts(
     )
     given = {name: value.get_secret_value() for name, value in settings.secrets.items()}
     await _ensure_admin(database, home, clock, new_id)
+    registry = Registry(database, _rules(settings))
+    stack.callback(registry.close)
+    await database.run(seed, registry, clock.now())
+    await registry.current()
     parts = Parts(
         settings=settings,
         clock=clock,
@@ -120,6 +128,7 @@ async def open_parts(
         secrets=SecretStore(secret_key, given),
         callers=Callers(database, tokens, passwords, clock),
         limiter=_limiter(settings, clock),
+        registry=registry,
         checks=_checks(database, cache, settings),
     )
     collector = Collector(database, blobs, grace_s=settings.blob_grace_s)
@@ -141,6 +150,10 @@ def _limiter(settings: Settings, clock: Clock) -> Limiter:
         address_per_minute=settings.address_limit_per_minute,
     )
     return Limiter(defaults, clock, redis_url=settings.redis_url, enabled=settings.rate_limits == "on")
+
+
+def _rules(settings: Settings) -> RegistryRules:
+    return RegistryRules(**{field.name: getattr(settings, field.name) for field in fields(RegistryRules)})
 
 
 def _jwt_secrets(settings: Settings, home: Home) -> list[str]:

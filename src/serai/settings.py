@@ -7,8 +7,9 @@ comes from the environment or from a file (`SERAI_JWT_SECRET_FILE=/run/secrets/j
 """
 
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from serai.errors import ConfigurationError
 
 PREFIX = "SERAI_"
-SECRET_PREFIX = "SERAI_SECRET_"
+SECRET_PREFIX = "SERAI_SECRET_"  # noqa: S105 - the name of variables, not a secret
 FILE_SUFFIX = "_FILE"
 CONFIG_VARIABLE = "SERAI_CONFIG"
 CONFIG_NAME = "serai.toml"
@@ -51,8 +52,9 @@ class Settings(BaseModel):
     port: int = Field(8713, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     public_url: str | None = Field(
         None,
-        pattern=r"^https?://[^/\s?#]+$",
+        pattern=r"^https?://[^/\s?#@]+$",
         description="Address under which clients reach the server, if a proxy stands before it.",
+        examples=["https://serai.example.com"],
     )
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Further Host names to answer to; loopback names, `host` and `public_url` always are."
@@ -72,7 +74,7 @@ class Settings(BaseModel):
     jwt_secret: SecretStr | None = Field(
         None, min_length=32, description="Signs tokens; made once and kept under `home` if not given."
     )
-    jwt_previous_secrets: tuple[SecretStr, ...] = Field(
+    jwt_previous_secrets: tuple[Annotated[SecretStr, Field(min_length=32)], ...] = Field(
         (), description="Former signing secrets whose tokens are still accepted, for rotation."
     )
     jwt_ttl_s: Seconds = Field(900, description="Life of a token.")
@@ -99,16 +101,22 @@ class Settings(BaseModel):
         pattern=r"^postgresql(\+psycopg)?://",
         description="`postgresql://user@host/name`; SQLite under `home` if not given. Password: PGPASSWORD or a "
         "passfile, or SERAI_DATABASE_URL_FILE.",
+        examples=["postgresql://serai@localhost/serai"],
     )
     database_pool_size: int = Field(8, ge=1, le=200, description="Connections to PostgreSQL, or readers of SQLite.")
     database_timeout_s: Seconds = Field(10, description="How long to wait for a connection or a lock.")
     redis_url: str | None = Field(
-        None, pattern=r"^rediss?://|^unix://", description="Shared cache and rate limits; in memory if not given."
+        None,
+        pattern=r"^rediss?://|^unix://",
+        description="Shared cache and rate limits; in memory if not given.",
+        examples=["redis://localhost:6379/0"],
     )
     cache_ttl_s: Seconds = Field(300, description="Life of a cached value.")
     cache_max_entries: Count = Field(50_000, description="Bound of the in-memory cache.")
     blobs_path: Path | None = Field(
-        None, description="Folder of the blobs, shared by several servers; default in `home`."
+        None,
+        description="Folder of the blobs, shared by several servers; default in `home`.",
+        examples=["/srv/serai/blobs"],
     )
     cleanup_interval_s: Seconds = Field(3600, description="How often what nothing refers to any more is removed.")
     blob_grace_s: Seconds = Field(3600, description="Age before an unreferenced blob is removed.")
@@ -121,7 +129,7 @@ class Settings(BaseModel):
     # Opening what others made
     decode_memory_bytes: Bytes = Field(2 * GIB, description="Address space of the child that opens files.")
     decode_timeout_s: Seconds = Field(20, description="Time of the child that opens files.")
-    max_image_pixels: Count | int = Field(50_000_000, ge=1, le=2**31, description="Width × height of a picture.")
+    max_image_pixels: int = Field(50_000_000, ge=1, le=2**31, description="Width × height of a picture.")
     max_media_seconds: Seconds = Field(4 * 3600, description="Duration of audio or video.")
 
     # The way out
@@ -130,6 +138,23 @@ class Settings(BaseModel):
     )
     outbound_timeout_s: Seconds = Field(30, description="Whole time of one outgoing call.")
     outbound_max_bytes: Bytes = Field(64 * MIB, description="Largest answer to an outgoing call.")
+
+    # The registry
+    deployment: Literal["private", "research", "commercial"] = Field(
+        "private", description="What the server is used for; a licence that forbids it is skipped or refused."
+    )
+    max_active_versions_per_model: int = Field(5, ge=1, le=1000, description="Active versions of one model.")
+    on_limit: Literal["refuse", "deprecate-oldest"] = Field(
+        "refuse", description="What the active version over the limit meets: 409, or the oldest unused one goes."
+    )
+    default_version_status: Literal["draft", "active"] = Field("active", description="Status of a new version.")
+    enable_version_immutability: bool = Field(True, description="Publishing a version makes it immutable.")
+    allow_service_deprecated_version_switch: bool = Field(
+        False, description="A service may be bound or switched to a deprecated version."
+    )
+    warn_on_deprecated_version_usage: bool = Field(
+        True, description="Answers of a deprecated version carry a Deprecation header and a warning."
+    )
 
     # What it tells
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
@@ -142,7 +167,13 @@ class Settings(BaseModel):
     @field_validator("home", "blobs_path")
     @classmethod
     def _expand(cls, path: Path | None) -> Path | None:
-        return path.expanduser().absolute() if path is not None else None
+        return _expanded(path).absolute() if path is not None else None
+
+    @field_validator("public_url", "allowed_hosts", "cors_origins")
+    @classmethod
+    def _lower(cls, names: Any) -> Any:
+        """Host names know no case; browsers send them in lower case, and they are compared as text."""
+        return tuple(name.lower() for name in names) if isinstance(names, tuple) else names and names.lower()
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -176,13 +207,13 @@ class Settings(BaseModel):
     def blobs_folder(self) -> Path:
         return self.blobs_path or self.home / "blobs"
 
+    def __repr_args__(self) -> Iterable[tuple[str, Any]]:
+        return self.public().items()
+
     def public(self) -> dict[str, Any]:
         """Return the settings in force as JSON values, secrets and passwords as stars."""
         values = self.model_dump(mode="json")
-        for name in ("database_url", "redis_url"):
-            if values[name] is not None:
-                values[name] = _without_password(values[name])
-        return values
+        return {name: _without_password(value) if name in _URL_FIELDS else value for name, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +279,7 @@ def _find_file(
         if not named.is_file():
             raise ConfigurationError(f"The settings file {named} does not exist.", hint=_HINT)
         return named
-    home = Path(overrides.get("home") or variables.get("home") or Settings.model_fields["home"].default).expanduser()
+    home = _expanded(Path(overrides.get("home") or variables.get("home") or Settings.model_fields["home"].default))
     return next((path for path in (Path(CONFIG_NAME), home / CONFIG_NAME) if path.is_file()), None)
 
 
@@ -268,22 +299,26 @@ def _from_toml(path: Path) -> dict[str, Any]:
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for variable, text in environment.items():
+    secrets: dict[str, str] = {}
+    for variable, given in environment.items():
         if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS:
             continue
-        if variable.startswith(SECRET_PREFIX):
-            name = variable.removeprefix(SECRET_PREFIX).lower()
-            text = _read_value_file(variable, text) if variable.endswith(FILE_SUFFIX) else text
-            values.setdefault("secrets", {})[name.removesuffix(FILE_SUFFIX.lower())] = text
-            continue
-        key = variable.removeprefix(PREFIX).lower()
-        if key not in Settings.model_fields and key.endswith(FILE_SUFFIX.lower()):
+        is_secret = variable.startswith(SECRET_PREFIX)
+        key = variable.removeprefix(SECRET_PREFIX if is_secret else PREFIX).lower()
+        text = given
+        if key.endswith(FILE_SUFFIX.lower()) and (is_secret or key not in Settings.model_fields):
             key = key.removesuffix(FILE_SUFFIX.lower())
-            text = _read_value_file(variable, text)
-        if key not in Settings.model_fields:
+            text = _read_value_file(variable, given)
+        if not is_secret and (key == "secrets" or key not in Settings.model_fields):
             raise ConfigurationError(f"{variable} is not a setting.{_nearest(key)}", hint=_HINT)
-        values[key] = [part.strip() for part in text.split(",") if part.strip()] if key in _LIST_FIELDS else text
-    return values
+        if key in (secrets if is_secret else values):
+            plain = variable.removesuffix(FILE_SUFFIX)
+            raise ConfigurationError(f"{plain} and {plain}{FILE_SUFFIX} are both set; only one may be.", hint=_HINT)
+        if is_secret:
+            secrets[key] = text
+        else:
+            values[key] = [part.strip() for part in text.split(",") if part.strip()] if key in _LIST_FIELDS else text
+    return {**values, "secrets": secrets} if secrets else values
 
 
 def _read_value_file(variable: str, path: str) -> str:
@@ -303,7 +338,7 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
         if entry["type"] == "extra_forbidden":
             lines.append(f"{key} is not a setting.{_nearest(key)}")
             continue
-        shown = "a secret" if key in _SECRET_FIELDS else repr(values.get(key))
+        shown = "a secret" if key in _SECRET_FIELDS else repr(_shown(key, values.get(key)))
         allowed = entry["msg"].removeprefix("Value error, ")
         lines.append(f"{key} = {shown} is not allowed: {allowed[:1].lower()}{allowed[1:]}.")
     return "\n".join(lines)
@@ -316,12 +351,30 @@ def _nearest(key: str) -> str:
     return f" Did you mean {close[0]}?" if close else ""
 
 
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigurationError(f"{path} names the home folder of a user that is not known.", hint=_HINT) from None
+
+
+def _shown(key: str, value: Any) -> Any:
+    return _without_password(value) if key in _URL_FIELDS and isinstance(value, str) else value
+
+
+def _without_password(url: str | None) -> str | None:
+    """Return the URL with stars for its password, wherever drivers look for one; all stars for what is no URL."""
+    if url is None:
+        return None
+    scheme, colon_slashes, rest = url.partition("://")
+    if not colon_slashes:
+        return "***"
     credentials, at, place = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")
+    place = re.sub(r"(?i)((?:^|[?&])[^=&?]*pass[^=&]*=)[^&]*", r"\1***", place)
     return f"{scheme}://{user}{':***' if colon else ''}{at}{place}"
 
 
 _SECRET_FIELDS = frozenset({"jwt_secret", "jwt_previous_secrets", "secrets_key", "secrets"})
+_URL_FIELDS = frozenset({"database_url", "redis_url"})
 _LIST_FIELDS = frozenset(name for name, field in Settings.model_fields.items() if "tuple" in str(field.annotation))

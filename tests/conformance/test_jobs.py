@@ -341,7 +341,9 @@ def test_one_idempotency_key_is_one_job_per_owner(queue: Queue) -> None:
 async def test_concurrent_requests_with_one_key_store_one_job(queue: Queue) -> None:
     """Twenty at the same moment all get the same job."""
     news = [
-        NewJob(id=new_id("job"), kind="work", version=1, payload={}, owner_id="ann", resource="cpu", idempotency_key="k")
+        NewJob(
+            id=new_id("job"), kind="work", version=1, payload={}, owner_id="ann", resource="cpu", idempotency_key="k"
+        )
         for _ in range(20)
     ]
     stored = await asyncio.gather(*(queue.database.run(store.enqueue, CLOCK, new) for new in news))
@@ -633,8 +635,8 @@ class QueueMachine(RuleBasedStateMachine):
         round_ = 1 + max([*served, *same], default=0)
         assert (job.round, job.rank) == (round_, round_ + ROUNDS_PER_PRIORITY * priority)
         self.model[job.id] = {
-            **{"owner": owner, "priority": priority, "round": round_, "rank": job.rank, "status": "queued"},
-            **{"claim": None, "asked": False, "errors": 0, "crashes": 0, "attempts": 0, "events": 0},
+            "owner": owner, "priority": priority, "round": round_, "rank": job.rank, "status": "queued",
+            "claim": None, "asked": False, "errors": 0, "crashes": 0, "attempts": 0, "events": 0,
         }
 
     @rule(n=st.integers(1, 3))

@@ -39,7 +39,9 @@ def wav(
     return b"RIFF" + struct.pack("<I", len(body) if riff_size is None else riff_size) + body
 
 
-def coded(container: str, codec: str, *, rate: int = 48_000, seconds: float = 1, repeat: int = 1, layout: str = "mono") -> bytes:
+def coded(
+    container: str, codec: str, *, rate: int = 48_000, seconds: float = 1, repeat: int = 1, layout: str = "mono"
+) -> bytes:
     """Return `seconds` of silence, its packets repeated so that it lasts `repeat` times as long."""
     out = io.BytesIO()
     with av.open(out, "w", format=container) as file:
@@ -152,7 +154,8 @@ def _disguised() -> list[Specimen]:
     texts = (("ffconcat", FFCONCAT), ("sdp", SDP), ("hls", HLS))
     bare = [Specimen(name, functools.partial(bytes, text), "unsupported") for name, text in texts]
     in_wav = [
-        Specimen(f"wav-{name}", functools.partial(bytes, b"RIFF\xff\0\0\0WAVE" + text), "malformed") for name, text in texts
+        Specimen(f"wav-{name}", functools.partial(bytes, b"RIFF\xff\0\0\0WAVE" + text), "malformed")
+        for name, text in texts
     ]
     in_mp3 = [Specimen(f"mp3-{name}", functools.partial(bytes, id3(b"") + text), "malformed") for name, text in texts]
     return [

@@ -109,7 +109,9 @@ def tiled_tiff() -> bytes:
 
 
 def bmp(width: int, height: int, compression: int = 0) -> bytes:
-    information = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8 if compression else 24, compression, 0, 0, 0, 0, 0)
+    information = struct.pack(
+        "<IiiHHIIiiII", 40, width, height, 1, 8 if compression else 24, compression, 0, 0, 0, 0, 0
+    )
     return b"BM" + struct.pack("<IHHI", 10_000, 0, 0, 54) + information + bytes(10_000)
 
 
@@ -209,7 +211,9 @@ def _damaged() -> list[Specimen]:
         Specimen("png-bad-crc", lambda: NOISE_PNG().replace(b"IDAT", b"IDAX", 1), "malformed"),
         Specimen("png-depth-77", lambda: png(8, 8, 77, RGB, chunk(b"IDAT", zlib.compress(bytes(999)))), "malformed"),
         Specimen("jpeg-start-only", lambda: b"\xff\xd8\xff", "malformed"),
-        Specimen("jpeg-exif-corrupt", lambda: saved("RGB", "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(9)), "ok"),
+        Specimen(
+            "jpeg-exif-corrupt", lambda: saved("RGB", "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(9)), "ok"
+        ),
         Specimen("jpeg-icc-corrupt", lambda: saved("RGB", "JPEG", icc_profile=b"\xff" * 500), "ok"),
         Specimen("tiff-directory-loop", lambda: grey_tiff(64, 64, following=8), "ok"),
         Specimen("tiff-2e32-values", lambda: grey_tiff(64, 64, (270, 2, 2**32 - 1, 1024)), "any"),
@@ -234,7 +238,9 @@ def _foreign() -> list[Specimen]:
         Specimen("jpeg-2000-stream", lambda: b"\xff\x4f\xff\x51" + bytes(500), "unsupported"),
         Specimen("ico", lambda: b"\0\0\1\0\1\0" + bytes(500), "unsupported"),
         Specimen("psd", lambda: b"8BPS\0\1" + bytes(500), "unsupported"),
-        Specimen("eps", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%id) (w) file\n", "unsupported"),
+        Specimen(
+            "eps", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%id) (w) file\n", "unsupported"
+        ),
         Specimen("flashpix", lambda: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(5000), "unsupported"),
         Specimen("avif", lambda: ftyp(b"avif"), "unsupported"),
         Specimen("heic", lambda: ftyp(b"heic"), "unsupported"),

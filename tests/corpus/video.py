@@ -95,7 +95,9 @@ def without_moov() -> bytes:
 def huge_moov() -> bytes:
     """Return an MP4 whose moov says, in 64 bits, that it is 2^63 bytes long."""
     whole = video()
-    return whole.replace(struct.pack(">I", len(whole) - whole.index(b"moov") + 4) + b"moov", b"\0\0\0\1moov\x80" + bytes(7), 1)
+    return whole.replace(
+        struct.pack(">I", len(whole) - whole.index(b"moov") + 4) + b"moov", b"\0\0\0\1moov\x80" + bytes(7), 1
+    )
 
 
 DASH = b'<?xml version="1.0"?><MPD><Period><BaseURL>file:///etc/passwd</BaseURL></Period></MPD>'
@@ -149,7 +151,9 @@ def _refused() -> list[Specimen]:
             for name, text in texts
         ),
         *(
-            Specimen(f"mkv-{name}", functools.partial(bytes, b"\x1a\x45\xdf\xa3\x87\x42\x82\x84webm" + text), "rejected")
+            Specimen(
+                f"mkv-{name}", functools.partial(bytes, b"\x1a\x45\xdf\xa3\x87\x42\x82\x84webm" + text), "rejected"
+            )
             for name, text in texts
         ),
         Specimen("empty", bytes, "malformed"),

@@ -5,7 +5,7 @@ resolver of the test's own. The canary listens on every loopback address with on
 """
 
 import asyncio
-import datetime
+import datetime as dt
 import gzip
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -410,6 +410,27 @@ async def test_bodies_are_cut_at_the_bound(kind: str, front: Stub) -> None:
             await out.request("GET", f"http://front.test:{front.port}/", max_bytes=MIB)
 
 
+async def test_others_run_while_a_body_is_decoded(front: Stub) -> None:
+    """A few compressed kilobytes that become megabytes do not hold the event loop."""
+    front.answers["/"] = reply(gzip.compress(bytes(4 * MIB)), "content-encoding: gzip")
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with client("front.test") as out, out.stream("GET", f"http://front.test:{front.port}/") as got:
+        other = asyncio.get_running_loop().create_task(count())
+        pieces = got.aiter_bytes()
+        await anext(pieces)
+        turns = 0
+        assert len([piece async for piece in pieces]) == 63
+        other.cancel()
+    assert turns >= 63
+
+
 async def test_headers_are_bounded(front: Stub) -> None:
     """A head of megabytes is cut, however fast it comes."""
     front.answers["/"] = dripping(b"HTTP/1.1 200 OK\r\n", b"x-a: " + b"b" * 60_000 + b"\r\n")
@@ -485,8 +506,8 @@ def certificate(
     signer, signing_key = issuer or (subject, key)
     now = SystemClock().now()
     builder = x509.CertificateBuilder(signer, subject, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - datetime.timedelta(hours=1))
-    builder = builder.not_valid_after(now + datetime.timedelta(days=1))
+    builder = builder.not_valid_before(now - dt.timedelta(hours=1))
+    builder = builder.not_valid_after(now + dt.timedelta(days=1))
     builder = builder.add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
     builder = builder.add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
     return builder.sign(signing_key, hashes.SHA256()), key

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
+from support.scrub import check_error
 
 from serai.app import create_app
 from serai.settings import Settings
@@ -32,7 +33,8 @@ class Running:
         """Return a client with that key."""
         given = {**headers, **({"authorization": f"Bearer {key}"} if key else {})}
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, client=("127.0.0.1", 50000))
-        return httpx.AsyncClient(transport=transport, base_url=BASE, headers=given)
+        hooks = {"response": [_check]}
+        return httpx.AsyncClient(transport=transport, base_url=BASE, headers=given, event_hooks=hooks)
 
     async def make_user(self, name: str, role: str) -> httpx.AsyncClient:
         """Create a user with a key, and return its client."""
@@ -45,17 +47,26 @@ class Running:
 
 
 @asynccontextmanager
-async def running(home: Path, **settings: Any) -> AsyncIterator[Running]:
-    """Run the application in `home` until the block ends."""
+async def running(home: Path, *, admin_key: str | None = None, **settings: Any) -> AsyncIterator[Running]:
+    """Run the application in `home` until the block ends. `admin_key`: of a database that has its first admin."""
     chosen = Settings(home=home, **{"min_free_disk_bytes": 0, **settings})
     app = create_app(chosen)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app.router.lifespan_context(app))
-        key = (home / "admin.key").read_text().strip()
+        key = admin_key or (home / "admin.key").read_text().strip()
         server = Running(app=app, settings=chosen, admin=None, anonymous=None, stack=stack)  # type: ignore[arg-type]
         server.admin = await stack.enter_async_context(server.client(key))
         server.anonymous = await stack.enter_async_context(server.client())
         yield server
+
+
+async def _check(response: httpx.Response) -> None:
+    """Whatever a test is about: no error of the whole run tells what it should not."""
+    if response.status_code >= 400 and response.request.method != "HEAD":
+        body, request = await response.aread(), response.request
+        sent = getattr(request, "_content", b"").decode("utf-8", "replace")
+        kind = response.headers.get("content-type", "")
+        check_error(response.status_code, kind, body, path=request.url.path, said=f"{request.url} {sent}")
 
 
 async def with_every_role(server: Running) -> dict[str, httpx.AsyncClient]:

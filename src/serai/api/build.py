@@ -15,14 +15,16 @@ from serai.api import errors
 from serai.api.access import CSRF_HEADER, Routes, unclassified
 from serai.api.changes import Rehearsed, on_rehearsed
 from serai.api.guard import Guard
-from serai.api.native import audit, docs, files, keys, secrets, system, users
+from serai.api.native import audit, docs, files, keys, models, secrets, services, system, users
 from serai.clock import Clock
 from serai.errors import SeraiError
 from serai.ids import NewId
 from serai.settings import Settings
 from serai.telemetry.metrics import Metrics
 
-ALL: tuple[Routes, ...] = tuple(module.routes for module in (system, docs, users, keys, files, audit, secrets))
+ALL: tuple[Routes, ...] = tuple(
+    module.routes for module in (system, docs, users, keys, files, models, services, audit, secrets)
+)
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 

@@ -1,7 +1,7 @@
 """Changes, and their rehearsals: `dry_run=1` does everything in a transaction, tells it, and undoes it."""
 
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from fastapi.responses import JSONResponse
 from sqlalchemy.engine import Connection

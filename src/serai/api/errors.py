@@ -1,5 +1,6 @@
 """From errors to HTTP: one table of statuses, one envelope for every error of every kind."""
 
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -61,25 +62,25 @@ def respond(error: SeraiError, headers: Mapping[str, str] | None = None) -> JSON
     """Return the response that tells `error`."""
     extra = dict(headers or {})
     if error.retry_after is not None:
-        extra["retry-after"] = str(max(1, round(error.retry_after)))
+        extra["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, errors.Unauthenticated):
         extra["www-authenticate"] = 'Bearer realm="serai"'
     return JSONResponse(envelope(error), status_of(error), extra)
 
 
 async def on_serai_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, SeraiError)  # noqa: S101 - registered for this class alone
+    assert isinstance(error, SeraiError)
     return respond(error)
 
 
 async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
     """Answer what the framework itself refuses: unknown paths, methods, bodies over the bound."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone
+    assert isinstance(error, HTTPException)
     return respond(_of_status(error.status_code), error.headers)
 
 
 async def on_validation_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class alone
+    assert isinstance(error, RequestValidationError)
     return respond(of_validation(error.errors()))
 
 

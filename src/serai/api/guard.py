@@ -12,8 +12,8 @@ from serai.api.errors import respond
 from serai.api.origin import host_is_ours, may_change
 from serai.clock import Clock
 from serai.errors import Forbidden, InternalError, MalformedRequest, SeraiError, TooLarge, UnsupportedMedia
-from serai.settings import Settings
 from serai.ids import NewId
+from serai.settings import Settings
 from serai.telemetry.context import accept_request_id, bind_request
 from serai.telemetry.metrics import Metrics
 

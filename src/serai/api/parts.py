@@ -12,6 +12,7 @@ from serai.clock import Clock
 from serai.decode.decoder import Decoder
 from serai.ids import NewId
 from serai.outbound import Outbound
+from serai.registry.registry import Registry
 from serai.settings import Settings
 from serai.storage.blobs import Blobs
 from serai.storage.cache import Cache
@@ -36,5 +37,6 @@ class Parts:
     secrets: SecretStore
     callers: Callers
     limiter: Limiter
+    registry: Registry
     checks: dict[str, Callable[[], Awaitable[dict[str, Any]]]]
     """What /health asks, by name; a check raises when its part does not work."""

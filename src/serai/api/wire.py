@@ -58,7 +58,7 @@ def number_of(cursor: str | None) -> int | None:
     place = place_of(cursor)
     if place is None:
         return None
-    if not (place.isascii() and place.isdigit() and int(place[:20]) < 2**63 and len(place) < 20):  # noqa: PLR2004
+    if not (place.isascii() and place.isdigit() and int(place[:20]) < 2**63 and len(place) < 20):
         raise InvalidInput.at("cursor", "is not a cursor of this list")
     return int(place)
 

@@ -108,7 +108,7 @@ class Callers:
             self._keep(key, found, generation)
         if found[1] is not None and found[1] <= self._clock.now():
             raise Unauthenticated(_REJECTED)
-        return replace(found[0], csrf=claims.csrf)
+        return replace(found[0], csrf=claims.csrf, shows_key=False)
 
     def _keep(self, key: str, found: tuple[Caller, datetime | None], generation: int) -> None:
         with self._lock:
@@ -142,23 +142,25 @@ def _caller_of_key(key: store.ApiKey, user: store.User, now: datetime) -> Caller
         role=min(key.role, user.role),
         limit_id=key.id,
         key_id=key.id,
+        expires_at=key.expires_at,
         scopes=key.scopes,
         limits=key.limits,
         disk_quota_bytes=user.disk_quota_bytes,
+        shows_key=True,
     )
 
 
 def _load_token(connection: Connection, claims: Claims, now: datetime) -> tuple[Caller, datetime | None]:
     try:
         user = store.get_user(connection, claims.user_id)
-        if claims.key_id is not None:
-            key = store.get_key(connection, claims.key_id)
-            return _caller_of_key(key, user, now), key.expires_at
+        key = None if claims.key_id is None else store.get_key(connection, claims.key_id)
         role = min(Role.of(claims.role), user.role)
     except (store.UserNotFound, store.KeyNotFound, KeyError):
         raise Unauthenticated(_REJECTED) from None
     if user.disabled_at is not None or user.token_epoch != claims.epoch:
         raise Unauthenticated(_REJECTED)
+    if key is not None:
+        return _caller_of_key(key, user, now), key.expires_at
     caller = Caller(
         user_id=user.id,
         name=user.name,

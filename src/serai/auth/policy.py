@@ -10,11 +10,11 @@ may narrow it further to groups of routes; nothing ever widens it.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
 from typing import Final, Literal
 
 from serai.errors import Forbidden, Unauthenticated
-
 
 RoleLabel = Literal["viewer", "user", "moderator", "admin"]
 
@@ -71,12 +71,16 @@ class Caller:
     role: Role
     limit_id: str
     key_id: str | None = None
+    expires_at: datetime | None = None
+    """When the key ends; what it makes ends no later."""
     scopes: frozenset[str] = frozenset()
     limits: RequestLimits = RequestLimits()
     disk_quota_bytes: int | None = None
     """What the user may keep; None takes the server's default."""
     csrf: str | None = None
     """The token that a page must send with a change, where the caller is known by a cookie."""
+    shows_key: bool = False
+    """The key itself came with the request, not a token or cookie that was made from it."""
 
     @property
     def is_moderator(self) -> bool:

@@ -128,7 +128,7 @@ class SecretStore:
     def _decrypt(self, name: str, ciphertext: bytes) -> str:
         try:
             return self._cipher.decrypt(ciphertext[:_NONCE], ciphertext[_NONCE:], name.encode()).decode()
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # ValueError: nothing is stored, as the environment gave the value
             raise ConfigurationError(
                 f"The secret {name} cannot be decrypted with the key in use.",
                 hint="Give the former SERAI_SECRETS_KEY, or set the secret anew.",

@@ -116,10 +116,11 @@ class ApiKey:
 
 def create_user(connection: Connection, user: User, actor: Actor) -> User:
     """Insert `user`. Raises UserAlreadyExists if the name is taken."""
+    lock_users(connection)
     taken = connection.execute(sa.select(users.c.id).where(users.c.name == user.name)).first()
     if taken is not None:
         raise UserAlreadyExists(f"There is a user {user.name} already.")
-    values = {name: getattr(user, name) for name in users.c.keys()}
+    values = {column.name: getattr(user, column.name) for column in users.c}
     connection.execute(sa.insert(users).values(**{**values, "role": user.role.label}))
     record(connection, actor, "users.create", "user", user.id, at=user.created_at, after=user.audited())
     announce(connection, TOPIC, user.id)
@@ -158,13 +159,23 @@ def list_users(connection: Connection, *, limit: int, after: str | None) -> list
     return [User.from_row(row) for row in connection.execute(query)]
 
 
-def update_user(connection: Connection, user_id: str, changes: dict[str, Any], actor: Actor, at: datetime) -> User:
+def update_user(
+    connection: Connection,
+    user_id: str,
+    changes: dict[str, Any],
+    actor: Actor,
+    at: datetime,
+    *,
+    ends_tokens: bool = False,
+) -> User:
     """Apply `changes` (columns of `users`). Raises UserNotFound, LastAdmin."""
     lock_users(connection)
     before = get_user(connection, user_id)
     values = dict(changes)
     if "role" in values:
         values["role"] = values["role"].label
+    if ends_tokens:
+        values["token_epoch"] = before.token_epoch + 1
     connection.execute(sa.update(users).where(users.c.id == user_id).values(**values, updated_at=at))
     after = get_user(connection, user_id)
     _keep_an_admin(connection, before)
@@ -184,7 +195,7 @@ def delete_user(connection: Connection, user_id: str, actor: Actor, at: datetime
 
 
 def lock_users(connection: Connection) -> None:
-    """Serialise what counts admins; SQLite's writers are serial already."""
+    """Serialise what counts admins, takes names and names users; SQLite's writers are serial already."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": 0x5E8A3})
 
@@ -199,6 +210,7 @@ def _keep_an_admin(connection: Connection, changed: User) -> None:
 
 def create_key(connection: Connection, key: ApiKey, digest: str, actor: Actor) -> ApiKey:
     """Insert `key`, found later by the SHA-256 `digest` of its text. Raises UserNotFound."""
+    lock_users(connection)  # so that the user is not removed meanwhile
     get_user(connection, key.user_id)
     connection.execute(
         sa.insert(api_keys).values(

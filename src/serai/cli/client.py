@@ -11,7 +11,9 @@ from serai.settings import client_settings
 
 
 class Refused(SeraiError):
-    """The server said no; code, message and hint are its own."""
+    """The server said no; message and hint are its own."""
+
+    code = "SERVER_REFUSED"
 
 
 class Client:

@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import httpx
 
-from serai.errors import InternalError
+from serai.errors import SeraiError
 
 
-class DemoFailed(InternalError):
+class DemoFailed(SeraiError):
     code = "DEMO_FAILED"
-    default_hint = None
 
 
 @dataclass
@@ -80,7 +79,7 @@ def server(home: Path) -> Iterator[str]:
         raise DemoFailed(f"the server ended with {process.returncode}")
 
 
-def _wait_for_url(lines: TextIO) -> str:
+def _wait_for_url(lines: IO[str]) -> str:
     said = []
     for line in lines:
         said.append(line)

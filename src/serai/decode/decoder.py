@@ -246,6 +246,11 @@ def _opened(file: Path | BinaryIO) -> FileIO:
     return FileIO(file if isinstance(file, Path) else os.dup(file.fileno()))
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    # Without this a named pipe would be waited for.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _memory_file() -> FileIO:
     return FileIO(os.memfd_create("serai-decode"), "w+")
 

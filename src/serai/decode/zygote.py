@@ -99,15 +99,14 @@ class Zygote:
 
 def _enter_empty_folder() -> None:
     """Make the working folder one that is empty, and in which nothing can be made: it is removed already."""
-    folder = tempfile.mkdtemp(prefix="serai-decode-")
-    os.chdir(folder)
-    os.rmdir(folder)
+    with tempfile.TemporaryDirectory(prefix="serai-decode-") as folder:
+        os.chdir(folder)
 
 
 def main() -> None:
     """Serve on standard input until it is closed."""
     if not can_filter():
-        print("serai: no filter of system calls on this machine; files are opened without it.", file=sys.stderr)
+        sys.stderr.write("serai: no filter of system calls on this machine; files are opened without it.\n")
     _enter_empty_folder()
     gc.freeze()
     with socket.socket(fileno=0) as control:

@@ -56,7 +56,7 @@ def add(connection: Connection, file: File, quota: int, actor: Actor) -> File:
         )
     links.record(connection, Blob(digest=file.digest, size=file.size), file.created_at)
     links.link(connection, holder=file.id, digest=file.digest, owner_id=file.owner_id)
-    connection.execute(sa.insert(files).values({name: getattr(file, name) for name in files.c.keys()}))
+    connection.execute(sa.insert(files).values({column.name: getattr(file, column.name) for column in files.c}))
     record(connection, actor, "files.add", "file", file.id, at=file.created_at, after=file.audited())
     return file
 

@@ -80,7 +80,7 @@ class Job:
     claim: str | None
     holder: str | None
     lease_until: datetime | None
-    run_at: datetime
+    run_at: datetime | None
     cancel_requested_at: datetime | None
     attempts: int
     error_count: int
@@ -225,6 +225,9 @@ def is_retryable(code: str) -> bool:
     return False
 
 
+MAX_PAUSE_S = 600.0 * 1.25
+
+
 def backoff_s(errors: int, jitter: float) -> float:
     """Return seconds to wait after error number `errors` ≥ 1: 2, 8, 32 … ≤ 600, times 0.75 to 1.25.
 
@@ -249,14 +252,8 @@ def _check_json(value: Any, what: str, depth: int) -> None:
         raise InvalidInput.at(what, f"is nested deeper than {MAX_JSON_DEPTH} levels")
     if isinstance(value, str):
         _check_text(value, what)
-    elif isinstance(value, bool) or value is None:
-        return
-    elif isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise InvalidInput.at(what, "holds an integer of more than 64 bits")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise InvalidInput.at(what, "holds a number that is not finite")
+    elif isinstance(value, int | float):
+        _check_number(value, what)
     elif isinstance(value, Mapping):
         for key, member in value.items():
             if not isinstance(key, str):
@@ -266,8 +263,15 @@ def _check_json(value: Any, what: str, depth: int) -> None:
     elif isinstance(value, list | tuple):
         for member in value:
             _check_json(member, what, depth - 1)
-    else:
+    elif value is not None:
         raise InvalidInput.at(what, "holds something that is not JSON")
+
+
+def _check_number(value: float, what: str) -> None:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InvalidInput.at(what, "holds an integer of more than 64 bits")
+    if not math.isfinite(value):
+        raise InvalidInput.at(what, "holds a number that is not finite")
 
 
 def _check_text(text: str, what: str) -> None:

@@ -1,10 +1,15 @@
 """Connections that go to the very address that was checked."""
 
+# ruff: noqa: ASYNC109 the signatures with `timeout` are httpcore's
+
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import ip_address
+from typing import Any
 
+import anyio
 import httpcore
 
 from serai.errors import OutboundRefused
@@ -50,7 +55,8 @@ class PinnedBackend(httpcore.AsyncNetworkBackend):
         failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
         for address in addresses:
             try:
-                return await self._sockets.connect_tcp(str(address), port, share, local_address, socket_options)
+                stream = await self._sockets.connect_tcp(str(address), port, share, local_address, socket_options)
+                return _Connected(stream)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         assert failure is not None, "there is at least one address, and it did not connect"
@@ -74,3 +80,32 @@ class PinnedBackend(httpcore.AsyncNetworkBackend):
         for address in addresses:
             self._policy.check_address(host, address)
         return addresses
+
+
+class _Connected(httpcore.AsyncNetworkStream):
+    """A connection that is closed when its TLS handshake is cancelled; httpcore 1.0 closes it on errors only."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.aclose()
+            raise
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)

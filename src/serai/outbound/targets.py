@@ -136,8 +136,8 @@ def is_public(address: IPAddress) -> bool:
             return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
         refused = any(address in network for network in _REFUSED_IPV6)
         return address in _GLOBAL_UNICAST and address.is_global and not refused
-    special = address.is_multicast or address.is_reserved
-    return address.is_global and not special and not any(address in network for network in _REFUSED_IPV4)
+    refused = address.is_multicast or any(address in network for network in _REFUSED_IPV4)
+    return address.is_global and not refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,6 +182,17 @@ def versions_in_use(snapshot: RegistrySnapshot, model_id: str) -> frozenset[str]
     return frozenset(used | set(entry.aliases.values()))
 
 
+def services_naming_alias(snapshot: RegistrySnapshot, model_id: str, alias: str) -> tuple[str, ...]:
+    """Return the ids of the services whose targets or links name this alias."""
+    naming = {
+        service.id
+        for service in snapshot.services.values()
+        for _, target in _roles(service.revision)
+        if target.model == model_id and target.alias == alias
+    }
+    return tuple(sorted(naming))
+
+
 def deprecated_uses(snapshot: RegistrySnapshot, model_id: str) -> dict[str, tuple[Use, ...]]:
     """Return, for each deprecated version of a model that somebody uses, who uses it."""
     entry = snapshot.models.get(model_id)

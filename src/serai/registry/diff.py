@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from serai.registry.model import Model
+from serai.registry.parameters import Parameter
 from serai.registry.schema_diff import SchemaChange, compare_schemas
 from serai.registry.source import Benchmark, File, Footprint
 from serai.registry.version import Version, digest
@@ -131,7 +132,7 @@ class VersionDiff:
 def diff_versions(before: Version, after: Version) -> VersionDiff:
     """Return what changed from `before` to `after`, two versions of one model or of two."""
     files = _diff_files(before.files, after.files)
-    parameters = diff_mappings(msgspec.to_builtins(before.parameters), msgspec.to_builtins(after.parameters))
+    parameters = diff_mappings(_spelled_out(before.parameters), _spelled_out(after.parameters))
     input_schema = compare_schemas(before.input_schema, after.input_schema, "input")
     output_schema = compare_schemas(before.output_schema, after.output_schema, "output")
     tokenizer = tuple(path for path in (*files.added, *files.removed, *files.changed) if _is_text_file(path))
@@ -180,6 +181,11 @@ def diff_mappings(
         change: Change = "added" if _is_empty(old) else "removed" if _is_empty(new) else "changed"
         found.append(FieldChange(name=name, change=change, before=old, after=new))
     return tuple(found)
+
+
+def _spelled_out(parameters: Mapping[str, Parameter]) -> dict[str, dict[str, Any]]:
+    """Each parameter with its defaults written out, so that one without bounds is not taken for none."""
+    return {name: msgspec.structs.asdict(parameter) for name, parameter in parameters.items()}
 
 
 def _is_empty(value: object) -> bool:

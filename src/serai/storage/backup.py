@@ -79,6 +79,7 @@ def backup(database: Database, blobs_folder: Path, destination: Path, *, now: da
         raise BackupRefused("The place for the backup is not empty.", hint="Name a folder that does not exist yet.")
     partial = destination.with_name(destination.name + ".partial")
     make_folder(partial.parent)
+    make_folder(blobs_folder)
     try:
         partial.mkdir(0o700)
     except FileExistsError:

@@ -220,14 +220,15 @@ class MemoryBlobs:
         self._kept.pop(check_digest(digest), None)
 
     async def sweep(self, before: datetime, named: Named) -> int:
-        kept = await run_sync(named, self._older(before))
-        gone = [digest for digest in self._older(before) if digest not in kept]
+        old = self._older(before)
+        kept = await run_sync(named, list(old))
+        gone = (old & self._older(before)).difference(kept)
         for digest in gone:
             del self._kept[digest]
         return len(gone)
 
-    def _older(self, before: datetime) -> list[str]:
-        return [digest for digest, (_, put_at) in self._kept.items() if put_at < before]
+    def _older(self, before: datetime) -> set[str]:
+        return {digest for digest, (_, put_at) in self._kept.items() if put_at < before}
 
     def _get(self, digest: str) -> bytes:
         kept = self._kept.get(check_digest(digest))

@@ -13,7 +13,7 @@ import itertools
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NewType, Protocol, TypeVar, cast
 
 import structlog
@@ -201,6 +201,7 @@ class RedisCache:
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
+            driver_info=None,  # what the driver would tell of itself it looks up in files, on the event loop
         )
         self._redis = Redis.from_pool(pool)
         self._failures = (RedisError, OSError)
@@ -212,6 +213,7 @@ class RedisCache:
         self._lock = threading.Lock()
         self._owed: dict[str, int] = {}  # keys still to be deleted, each with the number of its latest delete
         self._numbers = itertools.count()
+        self._payment = asyncio.Lock()
         self._down_until: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._paying: asyncio.Task[None] | None = None
@@ -291,10 +293,18 @@ class RedisCache:
 
     async def _pay(self) -> None:
         """Write the owed deletes; those made meanwhile stay owed."""
-        with self._lock:
-            owed = dict(self._owed)
-        if not owed:
+        if not self._owed:
             return
+        async with self._payment:  # two payments of one delete would undo what was set between them
+            with self._lock:
+                owed = dict(self._owed)
+            await self._write_deletes(owed)
+            with self._lock:
+                for key, number in owed.items():
+                    if self._owed.get(key) == number:
+                        del self._owed[key]
+
+    async def _write_deletes(self, owed: Iterable[str]) -> None:
         async with self._redis.pipeline(transaction=True) as pipe:
             for key in owed:
                 generation, version, value = self._keys(key)
@@ -304,10 +314,6 @@ class RedisCache:
                     pipe.set(version, _random(), ex=int(2 * MAX_TTL_S))  # outlives every value of an older mark
                     pipe.delete(value)
             await pipe.execute()
-        with self._lock:
-            for key, number in owed.items():
-                if self._owed.get(key) == number:
-                    del self._owed[key]
 
     def _start_paying(self) -> None:
         if self._loop is not None and (self._paying is None or self._paying.done()):

@@ -92,7 +92,7 @@ class Collector:
     """
 
     def __init__(self, database: Database, blobs: Blobs, *, grace_s: float) -> None:
-        """`grace_s`: longer than any time from a put to the commit of the row that names it."""
+        """`grace_s`: longer than from any put to the commit of the row that names it, servers' clocks included."""
         self._database = database
         self._blobs = blobs
         self._grace = timedelta(seconds=grace_s)

@@ -12,7 +12,7 @@ from serai.storage.database import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision; a test holds it against the files in `migrations/versions`."""
 
 

@@ -1,8 +1,10 @@
+"""Bodies: undone in pieces, counted, never beyond the bound."""
+
 import gzip
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serai.errors import UpstreamFailed
@@ -25,6 +27,7 @@ ENCODERS = {
 }
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(ENCODERS)), st.binary(max_size=2000), st.integers(1, 500), st.integers(1, 60))
 def test_every_encoding_gives_back_the_body(encoding: str, seed: bytes, repeat: int, cut: int) -> None:
     """However the network cuts it, what was encoded comes out again."""

@@ -1,3 +1,5 @@
+"""Hops: what is sent, what a redirect changes, and what stays behind."""
+
 import dataclasses
 
 import pytest
@@ -203,7 +205,8 @@ def test_an_upgrade_to_https_is_followed_and_a_downgrade_is_not() -> None:
     [
         "file:///etc/passwd", "gopher://evil.test/", "data:text/html,x", "javascript:alert(1)", "ftp://evil.test/",
         "https://user:pw@evil.test/", "https://evil.test\\@api.example.com/", "\\\\evil.test/", "https://evil.test:0/",
-        "https://[::1/", "https://", "https:", "https:x", "http:///x", "https://0x7f.1/", "/a\tb", "/a, /b", "java\tscript:x", "\u2028",
+        "https://[::1/", "https://", "https:", "https:x", "http:///x",
+        "https://0x7f.1/", "/a\tb", "/a, /b", "java\tscript:x", "\u2028",
     ],
 )  # fmt: skip
 def test_redirects_to_what_is_no_plain_url_are_refused(location: str) -> None:

@@ -1,3 +1,5 @@
+"""The package: importing it starts nothing."""
+
 import subprocess
 import sys
 

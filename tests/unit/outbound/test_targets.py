@@ -1,8 +1,10 @@
+"""Targets: no spelling of a place that is not public passes."""
+
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serai.errors import ConfigurationError, OutboundRefused
@@ -48,6 +50,7 @@ def test_public_addresses_are_public(text: str) -> None:
     assert accepted(f"http://{host}/") is not None
 
 
+@settings(deadline=None)
 @given(st.ip_addresses())
 def test_public_is_never_wider_than_global(address: IPv4Address | IPv6Address) -> None:
     """What `ipaddress` calls not global is never public."""
@@ -101,6 +104,7 @@ def embedded_texts(address: IPv4Address) -> list[str]:
     ]
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4).filter(lambda address: not address.is_global))
 def test_no_spelling_of_an_ipv4_address_that_is_not_global_is_accepted(address: IPv4Address) -> None:
     """However it is written or embedded, an IPv4 address that is not global is refused without DNS."""
@@ -108,6 +112,7 @@ def test_no_spelling_of_an_ipv4_address_that_is_not_global_is_accepted(address: 
         assert accepted(f"http://{text}/") is None, text
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=6))
 def test_no_ipv6_address_that_is_not_global_is_accepted(address: IPv6Address) -> None:
     """Long, short, upper-case or with a zone: what is accepted is global and names the same address."""
@@ -120,6 +125,7 @@ def test_no_ipv6_address_that_is_not_global_is_accepted(address: IPv6Address) ->
 HOST_CHARACTERS = st.sampled_from("0123456789abcdefx.-_:[]%@#/?\\ \t０１２７①②⓪。．lohst\u0660\u00ad\u2100\u212a")
 
 
+@settings(deadline=None)
 @given(st.text(HOST_CHARACTERS, min_size=1, max_size=24))
 def test_what_is_accepted_as_a_name_is_no_address_to_the_resolver(host: str) -> None:
     """A host that passes as a name is one that the C library does not read as an address, and parses stably."""

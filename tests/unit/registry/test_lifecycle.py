@@ -121,7 +121,7 @@ def test_what_is_gone_cannot_be_published(status: Status) -> None:
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize(("immutable", "used"), [(True, False), (False, True)])
 def test_an_immutable_version_refuses_every_change_of_what_it_is(name: str, immutable: bool, used: bool) -> None:
-    """Rule 3: source, engine, options, files and the rest are refused by name, also while a published service uses it."""
+    """Rule 3: source, engine, options, files … are refused by name, also while a published service uses it."""
     version = a_version(immutable=immutable)
     with pytest.raises(ImmutableVersion) as caught:
         edit(version, {name: CHANGES[name], "release_notes": "x"}, used_by_published_service=used, **BY)

@@ -146,7 +146,8 @@ def test_keys_sort_as_versions_do(one: SemVer, two: SemVer) -> None:
 def test_the_order_is_total(versions: list[SemVer]) -> None:
     """Sorting twice, from any start, gives one result, in which neighbours agree with `precedence`."""
     ordered = sorted(versions)
-    assert sorted(versions[::-1]) == ordered
+    turned = list(reversed(versions))
+    assert sorted(turned) == ordered
     assert all(low.precedence <= high.precedence for low, high in pairwise(ordered))
 
 

@@ -14,9 +14,9 @@ from serai.api.access import COOKIE, Routes, actor_of, address_of, caller_of, pa
 from serai.api.changes import change
 from serai.api.wire import Cursor, Limit, Name, Page, Wire, page_of, place_of
 from serai.auth import store
-from serai.auth.credentials import key_digest, key_prefix, new_key
+from serai.auth.credentials import is_key, key_digest, key_prefix, new_key
 from serai.auth.policy import PUBLIC, SCOPES, Caller, RequestLimits, Role, RoleLabel, narrowed, owns
-from serai.errors import Forbidden, InvalidInput
+from serai.errors import Forbidden, InvalidInput, Unauthenticated
 
 routes = Routes("keys")
 
@@ -126,7 +126,7 @@ async def create_key(request: Request, body: KeyIn) -> NewKeyOut:
         role=role,
         scopes=scopes,
         limits=limits,
-        expires_at=now + timedelta(seconds=body.expires_in_s) if body.expires_in_s else None,
+        expires_at=_end(caller, body, now),
         revoked_at=None,
         last_used_at=None,
         created_at=now,
@@ -153,7 +153,7 @@ async def revoke_key(request: Request, key_id: KeyId) -> None:
 async def create_token(request: Request) -> TokenOut:
     """Make a short-lived token from the API key of this call; it may do what the key may."""
     parts, caller = parts_of(request), caller_of(request)
-    if caller.key_id is None:
+    if not caller.shows_key:  # a token that renews itself would never expire
         raise Forbidden("A token is made from an API key.", hint="Send the key, not a token or a cookie.")
     user = await parts.database.read(store.get_user, caller.user_id)
     token, expires = parts.callers.issue(user, caller, parts.settings.jwt_ttl_s)
@@ -167,6 +167,8 @@ async def login(request: Request, body: LoginIn) -> Response:
     await parts.limiter.admit_address(address_of(request))
     caller: Caller | None = None
     if body.api_key is not None and body.name is None and body.password is None:
+        if not is_key(body.api_key):  # a token would outlive itself as a session
+            raise Unauthenticated("This is not an API key.")
         caller = await parts.callers.by_bearer(body.api_key)
         user = await parts.database.read(store.get_user, caller.user_id)
     elif body.name is not None and body.password is not None and body.api_key is None:
@@ -206,6 +208,16 @@ async def _granted(request: Request, caller: Caller, body: KeyIn) -> tuple[Role,
     return role or user.role, scopes
 
 
+def _end(caller: Caller, body: KeyIn, now: datetime) -> datetime | None:
+    """Return when the new key expires: one that is made with a key ends no later than that key."""
+    asked = now + timedelta(seconds=body.expires_in_s) if body.expires_in_s else None
+    if caller.expires_at is None or body.user_id not in (None, caller.user_id):
+        return asked
+    if asked is not None and asked > caller.expires_at:
+        raise Forbidden("A key cannot live longer than the one that makes it.")
+    return asked or caller.expires_at
+
+
 async def _own_key(request: Request, key_id: str) -> store.ApiKey:
     """Return the key if the caller may see it; another's does not exist for it."""
     key = await parts_of(request).database.read(store.get_key, key_id)
@@ -213,4 +225,3 @@ async def _own_key(request: Request, key_id: str) -> store.ApiKey:
     if not owns(caller, key.user_id):
         raise store.KeyNotFound("No such key.", hint="GET /keys lists yours.")
     return key
-

@@ -30,14 +30,14 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventPage:
-    """Events in order. `status` and `last_seq` are the job's at the same instant: a page that reaches
-    `last_seq` of a job that has ended is the last one."""
+    """Events in order, and what the job was at the same instant.
+
+    A page that reaches `last_seq` of a job that has ended is the last one.
+    """
 
     events: tuple[StoredEvent, ...]
     last_seq: int
     status: Status
-    attempt: int
-    claim: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ def events(
     statement = sa.select(job_events).where(job_events.c.job_id == job_id, job_events.c.seq > (after or 0))
     rows = connection.execute(statement.order_by(job_events.c.seq).limit(limit))
     found = tuple(StoredEvent(seq=row.seq, event=_event(row.event), created_at=row.created_at) for row in rows)
-    return EventPage(events=found, last_seq=job.last_seq, status=job.status, attempt=job.attempts, claim=job.claim)
+    return EventPage(events=found, last_seq=job.last_seq, status=job.status)
 
 
 def _event(body: Any) -> Event:
@@ -141,7 +141,7 @@ def children_summary(connection: Connection, parent_id: str) -> ChildrenSummary:
     is_newest = ~sa.exists().where(newer.c.parent_id == parent_id, newer.c.retry_of == jobs.c.id)
     statement = sa.select(jobs.c.status, sa.func.count()).where(jobs.c.parent_id == parent_id, is_newest)
     rows = connection.execute(statement.group_by(jobs.c.status))
-    return ChildrenSummary(by_status={status: count for status, count in rows})
+    return ChildrenSummary(by_status={row[0]: row[1] for row in rows})
 
 
 def figures(connection: Connection, clock: Clock) -> list[KindFigures]:

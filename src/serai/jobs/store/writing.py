@@ -12,6 +12,7 @@ from serai.clock import Clock
 from serai.errors import DatabaseUnavailable, InternalError
 from serai.events import Done, Event, Failed, Loading, Progress, Queued
 from serai.jobs.model import (
+    MAX_PAUSE_S,
     ROUNDS_PER_PRIORITY,
     ClaimLost,
     IdempotencyMismatch,
@@ -70,7 +71,6 @@ def enqueue(connection: Connection, clock: Clock, new: NewJob) -> Job:
         "round": round_,
         "rank": round_ + new.priority * ROUNDS_PER_PRIORITY,
         "status": "queued",
-        "run_at": now,
         "created_at": now,
         **dict.fromkeys(_ZEROES, 0),
     }
@@ -176,7 +176,10 @@ def _claim(
     lease_s: float,
 ) -> list[Job]:
     now = moment(connection, clock)
-    ready = (IS_QUEUED, jobs.c.run_at <= now, jobs.c.cancel_requested_at.is_(None), jobs.c.open_children == 0)
+    # A pause longer than any that is given means that the clock was set back meanwhile.
+    far = jobs.c.run_at > moment(connection, clock, in_s=MAX_PAUSE_S)
+    due = sa.or_(jobs.c.run_at.is_(None), jobs.c.run_at <= now, far)
+    ready = (IS_QUEUED, due, jobs.c.cancel_requested_at.is_(None), jobs.c.open_children == 0)
     known = sa.or_(*(sa.and_(jobs.c.kind == kind, jobs.c.version <= newest) for kind, newest in kinds.items()))
     picked = sa.select(jobs.c.id).where(jobs.c.resource == resource, *ready, known)
     picked = picked.order_by(jobs.c.rank, jobs.c.id).limit(free).with_for_update(skip_locked=True)
@@ -186,6 +189,7 @@ def _claim(
         "claim": token,
         "holder": holder,
         "lease_until": moment(connection, clock, in_s=lease_s),
+        "run_at": None,
         "attempts": jobs.c.attempts + 1,
         "started_at": sa.func.coalesce(jobs.c.started_at, now),
         "last_seq": jobs.c.last_seq + 1,
@@ -330,10 +334,7 @@ def recover(
     A holder is dead when its lease has run out, or, on a single node whose lock the caller has,
     when it is another incarnation than `not_holder`.
     """
-    if not_holder is None:
-        dead = jobs.c.lease_until < moment(connection, clock)
-    else:
-        dead = jobs.c.holder != not_holder
+    dead = jobs.c.lease_until < moment(connection, clock) if not_holder is None else jobs.c.holder != not_holder
     statement = sa.select(jobs).where(IS_RUNNING, dead).limit(limit).with_for_update(skip_locked=True)
     found = [Job.from_row(row) for row in connection.execute(statement)]
     return [_recover(connection, clock, job, crash_limit) for job in found]

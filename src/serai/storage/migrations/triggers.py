@@ -30,3 +30,32 @@ def drop_append_only(table: str) -> None:
         return
     op.execute(f"DROP TRIGGER {table}_append_only ON {table}")
     op.execute(f"DROP FUNCTION {table}_append_only()")
+
+
+def frozen(table: str, flag: str, columns: tuple[str, ...]) -> None:
+    """Let the database itself refuse changes of `columns`, and of the flag, in rows whose boolean `flag` is set."""
+    changed = " OR ".join(f"NEW.{column} IS DISTINCT FROM OLD.{column}" for column in columns)
+    if op.get_bind().dialect.name == "sqlite":
+        changed = changed.replace("IS DISTINCT FROM", "IS NOT")  # SQLite has the standard's words from 3.39 only
+        op.execute(
+            f"CREATE TRIGGER {table}_frozen BEFORE UPDATE ON {table} WHEN OLD.{flag} AND ({changed} OR NOT NEW.{flag}) "
+            f"BEGIN SELECT RAISE(ABORT, 'this row of {table} is immutable'); END"
+        )
+        return
+    op.execute(
+        f"CREATE FUNCTION {table}_frozen() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION 'this row of {table} is immutable'; END $$"
+    )
+    op.execute(
+        f"CREATE TRIGGER {table}_frozen BEFORE UPDATE ON {table} FOR EACH ROW "
+        f"WHEN (OLD.{flag} AND ({changed} OR NOT NEW.{flag})) EXECUTE FUNCTION {table}_frozen()"
+    )
+
+
+def drop_frozen(table: str) -> None:
+    """Undo `frozen`."""
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(f"DROP TRIGGER {table}_frozen")
+        return
+    op.execute(f"DROP TRIGGER {table}_frozen ON {table}")
+    op.execute(f"DROP FUNCTION {table}_frozen()")

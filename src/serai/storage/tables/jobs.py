@@ -23,7 +23,7 @@ jobs = Table(
     Column("claim", Text),  # the fence: who may write while it runs
     Column("holder", Text),  # the incarnation of the server that claimed it last
     Column("lease_until", Instant),
-    Column("run_at", Instant, nullable=False),  # not before
+    Column("run_at", Instant),  # not before; None: at once
     Column("cancel_requested_at", Instant),
     Column("attempts", Integer, nullable=False),
     Column("error_count", Integer, nullable=False),

@@ -34,7 +34,7 @@ def upgrade() -> None:
         sa.Column("claim", sa.Text(), nullable=True),
         sa.Column("holder", sa.Text(), nullable=True),
         sa.Column("lease_until", sa.BigInteger(), nullable=True),
-        sa.Column("run_at", sa.BigInteger(), nullable=False),
+        sa.Column("run_at", sa.BigInteger(), nullable=True),
         sa.Column("cancel_requested_at", sa.BigInteger(), nullable=True),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("error_count", sa.Integer(), nullable=False),

@@ -1,0 +1,68 @@
+"""What the routes that change the registry share."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from serai.api.access import actor_of, caller_of, parts_of
+from serai.api.changes import change
+from serai.auth.policy import Caller
+from serai.errors import Forbidden
+from serai.registry.registry import Change
+from serai.registry.source import RemoteSource
+
+_MAY_BE_NULL = frozenset(
+    {
+        "commercial_use",
+        "inference_schema",
+        "input_schema",
+        "memory_class",
+        "output_schema",
+        "reference_url",
+        "shadow",
+        "source",
+    }
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+async def registry_change(
+    request: Request, command: Callable[Concatenate[Change, P], R], *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """Run a command of the registry in one transaction, or rehearse it."""
+    parts = parts_of(request)
+    actor, now = actor_of(request), parts.clock.now()
+    return await change(request, parts.registry.write, command, actor, now, *args, **kwargs)
+
+
+def given(body: BaseModel) -> dict[str, Any]:
+    """Return the members that the caller sent, as domain values; a null empties what may be empty."""
+    values = {name: getattr(body, name) for name in body.model_fields_set}
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if value is not None or name in _MAY_BE_NULL
+    }
+
+
+def forced(request: Request, force: bool) -> bool:
+    """Return `force`, which only an admin may set. Raises Forbidden."""
+    if force and not caller_of(request).is_admin:
+        raise Forbidden("Only an admin may force this.", hint="Switch the services first, then repeat without force.")
+    return force
+
+
+def check_admin_fields(caller: Caller, values: Mapping[str, Any]) -> None:
+    """Refuse what only an admin may set: code or pickles from outside, and the binding of a secret."""
+    if caller.is_admin:
+        return
+    for name in ("allow_remote_code", "allow_pickle"):
+        if values.get(name):
+            raise Forbidden(f"Only an admin may set {name}.")
+    sources = [values.get("source"), *(adapter.source for adapter in values.get("adapters") or ())]
+    if any(isinstance(source, RemoteSource) and source.secret for source in sources):
+        raise Forbidden("Only an admin may bind a secret to a model.")

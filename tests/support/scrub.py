@@ -1,0 +1,53 @@
+"""What no error may tell: addresses in memory, paths of the server, traces, SQL, the libraries in use."""
+
+import json
+import re
+from typing import Any, Final
+from urllib.parse import unquote
+
+LEAKS: Final = {
+    "an address in memory": re.compile(r"\b0x[0-9a-fA-F]{4,}"),
+    "a path of the server": re.compile(r"(?<![\w.:/-])/(?:home|root|tmp|usr|var|etc|opt|proc|srv|mnt|lib|work)/[\w.-]+"),
+    "a file of source": re.compile(r"\b[\w/-]+\.(?:py|so|db|sock)\b"),
+    "a traceback": re.compile(r"Traceback|\bline \d+, in\b|most recent call last"),
+    "SQL": re.compile(
+        r"\bSELECT\b|\bINSERT INTO\b|\bDELETE FROM\b|\bUPDATE \w+ SET\b|\bWHERE \w+ ?[=<>]|\bVALUES ?\(|UNIQUE constraint"
+        r"|violates \w+|relation \"|syntax error at"
+    ),
+    "the name of a library": re.compile(
+        r"sqlalchemy|sqlite3?\b|psycopg|pydantic|starlette|fastapi|uvicorn|httptools|msgspec|\bPIL\b|pillow|pyav|ffmpeg"
+        r"|libav|libx?26|alembic|asyncio|anyio|\bjwt\.|argon2|\bredis\.",
+        re.IGNORECASE,
+    ),
+    "a Python name": re.compile(r"<(?:class|function|module|built-in|object)\b|\bobject at\b|\b\w+Error\b(?!\w)"),
+}
+CODE: Final = re.compile(r"[A-Z][A-Z_]{2,63}")
+MEMBERS: Final = {"code", "message", "hint", "request_id", "details"}
+
+
+def leaks(text: str, said: str = "") -> list[str]:
+    """Return what `text` gives away, besides what the client itself `said`."""
+    found = []
+    for what, pattern in LEAKS.items():
+        found += [f"{what}: {match.group()}" for match in pattern.finditer(text) if match.group() not in said]
+    return found
+
+
+def check_envelope(told: Any) -> None:
+    """Fail unless `told` is the one form of an error."""
+    assert isinstance(told, dict), told
+    assert set(told) == {"error"}, told
+    assert set(told["error"]) == MEMBERS, told
+    assert CODE.fullmatch(told["error"]["code"]), told
+    assert isinstance(told["error"]["message"], str), told
+    assert told["error"]["message"], told
+
+
+def check_error(status: int, content_type: str, body: bytes, *, path: str = "", said: str = "") -> None:
+    """Fail unless this answer of 4xx or 5xx has the envelope and keeps the server's secrets to itself."""
+    assert content_type.partition(";")[0] == "application/json", (status, content_type, body[:300])
+    text = body.decode("utf-8")
+    found = leaks(text, unquote(said))
+    assert not found, f"{status} {path}: {found} in {text[:1000]}"
+    if path not in ("/ready", "/health"):  # those two tell how it is, in a form of their own
+        check_envelope(json.loads(text))
