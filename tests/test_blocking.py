@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockingError
-from support.blocking import guard_event_loop
 
 import serai
+from support.blocking import guard_event_loop
 
 pytestmark = pytest.mark.anyio
 PATH = Path(serai.__file__).parent / "example.py"

@@ -1,14 +1,18 @@
 """Running the application: the home folder locked, logs set up, one socket, a bounded drain at the end."""
 
+import math
+import signal
 import socket
 import sys
 from typing import Any
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from serai.api.protocol import BoundedProtocol
-from serai.app import ADMIN_KEY_FILE, create_app
+from serai.app import create_app
+from serai.auth.first_start import ADMIN_KEY_FILE
 from serai.errors import ConfigurationError
 from serai.settings import Settings
 from serai.storage.home import Home
@@ -21,14 +25,20 @@ _BACKLOG = 2048
 class Server(uvicorn.Server):
     """uvicorn, that says when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, ready: str) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, ready: str) -> None:
         super().__init__(config)
+        self._app = app
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            print(self._ready, file=sys.stderr, flush=True)
+            print(self._ready, file=sys.stderr, flush=True)  # noqa: T201 - said to whoever started it, logs or not
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell the open streams to end, then drain."""
+        self._app.state.parts.stopping.set()
+        await super().shutdown(sockets)
 
 
 def run(settings: Settings) -> None:
@@ -43,8 +53,9 @@ def run(settings: Settings) -> None:
         max_bytes=settings.log_max_bytes,
         backups=settings.log_backups,
     )
+    app = create_app(settings, home=home)
     config = uvicorn.Config(
-        create_app(settings, home=home),
+        app,
         http=BoundedProtocol,
         ws="none",
         loop="uvloop",
@@ -53,15 +64,17 @@ def run(settings: Settings) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s),
         timeout_keep_alive=30,
     )
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     key_file = settings.home / ADMIN_KEY_FILE
     ready = f"Serai is ready at {url} (admin key: {key_file})" if settings.auth == "on" else f"Serai is ready at {url}"
+    # uvicorn raises the signal again when it is done; without this it would end the process before its last log lines.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        Server(config, ready).run(sockets=[listener])
+        Server(config, app, ready).run(sockets=[listener])
     finally:
         logs.reset()
         home.unlock()

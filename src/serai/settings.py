@@ -156,6 +156,13 @@ class Settings(BaseModel):
         True, description="Answers of a deprecated version carry a Deprecation header and a warning."
     )
 
+    # Jobs
+    job_concurrency: int = Field(2, ge=1, le=1000, description="Jobs without a model that run at the same time.")
+    job_max_queued: Count = Field(10_000, description="Jobs that may wait; further ones are refused with 503.")
+    job_lease_s: Seconds = Field(30, description="How long a server that went silent keeps its jobs.")
+    job_crash_limit: int = Field(3, ge=1, le=100, description="A job that took its server down so often fails.")
+    job_retention_days: float = Field(30, gt=0, le=36_500, description="How long jobs that ended are kept.")
+
     # What it tells
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["auto", "json", "console"] = Field(

@@ -8,10 +8,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-
-from serai.jobs import store
-from serai.storage.database import Database
-from serai.storage.tables.jobs import jobs
 from support.job_faults import (
     ServerProgram,
     check,
@@ -21,6 +17,10 @@ from support.job_faults import (
     watch_ends,
     where_of,
 )
+
+from serai.jobs import store
+from serai.storage.database import Database
+from serai.storage.tables.jobs import jobs
 
 pytestmark = pytest.mark.fault
 
@@ -35,8 +35,11 @@ def test_a_server_that_dies_at_a_point_loses_nothing(point: str, database: Datab
     """One server is killed at the point, the next one finishes everything, once."""
     watch_ends(database)
     made = [put(database, f"{n}", webhook_url="https://example.org/") for n in range(3)]
-    made.append(put(database, "late", fail_first=True))
+    if point.startswith("fail"):
+        made.append(put(database, "late", fail_first=True))
     where, options = where_of(database), ["--alone", "--lease-s", "0.6"]
+    if point.startswith("renew"):  # runs must last until a beat
+        options += ["--step-s", "0.3"]
     if point.startswith("recover"):  # there must be something to recover
         with ServerProgram(where, tmp_path / "a", *options, "--point", "runner:end") as first:
             assert first.wait() == -signal.SIGKILL
@@ -59,8 +62,8 @@ def test_a_hundred_kills_over_three_hundred_jobs(database: Database, tmp_path: P
         while kills < 110:
             pid = server.ready()
             time.sleep(source.uniform(0.01, 0.16))  # the fault is random in time
-            if status_counts(database)["queued"] < 20:
-                made += [put(database, f"more {len(made)} {n}") for n in range(20)]
+            if status_counts(database)["queued"] < 100:  # never let it run dry
+                made += [put(database, f"more {len(made)} {n}") for n in range(40)]
             os.kill(pid, signal.SIGKILL)
             kills += 1
         assert server.wait(90) == 0, server.errors.read_text()[-2000:]
@@ -89,8 +92,8 @@ def test_two_servers_killed_in_turn_share_the_work_by_leases(postgres_url: str, 
             for server in (first, second):
                 pid = server.ready()
                 time.sleep(source.uniform(0.02, 0.12))
-                if status_counts(database)["queued"] < 10:
-                    made += [put(database, f"more {len(made)} {n}") for n in range(10)]
+                if status_counts(database)["queued"] < 40:  # never let them run dry
+                    made += [put(database, f"more {len(made)} {n}") for n in range(20)]
                 os.kill(pid, signal.SIGKILL)
         assert (first.wait(), second.wait()) == (0, 0)
     check(database, made)

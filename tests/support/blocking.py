@@ -10,6 +10,8 @@ from typing import Any
 from blockbuster import BlockBuster
 
 TESTS = str(Path(__file__).resolve().parents[1])
+BEFORE_SERVING = ("serai/app.py", {"open_parts", "lifespan"})
+"""While it starts and after it has drained, the server answers nobody and may block."""
 
 
 @contextmanager
@@ -22,6 +24,7 @@ def guard_event_loop() -> Iterator[None]:
     guard = BlockBuster("serai")
     for function in guard.functions.values():
         function.can_block_predicate = _or_called_by_a_test(function.can_block_predicate)
+        function.can_block_in(*BEFORE_SERVING)
     guard.activate()
     try:
         yield

@@ -45,7 +45,7 @@ class ServerProgram:
         for line in self.process.stdout:
             if line.startswith("ready "):
                 return int(line.split()[1])
-        raise EOFError
+        raise EOFError(f"status {self.process.wait(30)}: {self.errors.read_text()[-2000:]}")
 
     def wait(self, seconds: float = 60) -> int:
         """Wait for the end; return the exit status (negative: the signal)."""

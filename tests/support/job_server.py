@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import structlog
 
 from serai.clock import SystemClock
 from serai.errors import Unavailable, UpstreamFailed
@@ -182,6 +183,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 if __name__ == "__main__":
     chosen = parse(sys.argv[1:])
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if chosen.respawn:
         respawn(chosen)
     else:

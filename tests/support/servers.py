@@ -111,6 +111,16 @@ class RedisServer:
             self._process = subprocess.Popen([binary, *options], cwd=self._folder, stdout=output, stderr=output)
         _wait_until(self._answers, self._process, log)
 
+    def pause(self) -> None:
+        """Make it hang: connections are accepted, nothing is answered."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after `pause`."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """Stop it at once."""
         if self._process is not None:

@@ -1,13 +1,12 @@
 """JSON from outside: parsed strictly, then walked once, so that everything behind may trust it.
 
-Refused: NaN, infinities, lone surrogates, NUL, integers beyond 64 bits, duplicate-free of nothing
-else than what JSON says, nesting over `MAX_DEPTH`, more than `MAX_NODES` values. What passes can be
-stored by both databases.
+Refused: NaN, infinities, lone surrogates, NUL, integers beyond 64 bits, a member given twice, nesting
+over `MAX_DEPTH`, more than `MAX_NODES` values. What passes can be stored by both databases.
 """
 
-from typing import Any
-
-import msgspec
+import json
+import math
+from typing import Any, NoReturn
 
 from serai.errors import InvalidInput, MalformedRequest, TooLarge
 
@@ -21,16 +20,28 @@ def parse_json(data: bytes, max_bytes: int) -> Any:
     if len(data) > max_bytes:
         raise TooLarge(f"A JSON body has at most {max_bytes} bytes.")
     try:
-        value = msgspec.json.decode(data)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse_constant)
     except RecursionError:
         raise MalformedRequest(f"The JSON is nested deeper than {MAX_DEPTH} levels.") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+    except ValueError:
         raise MalformedRequest("The body is not valid JSON in UTF-8.", hint=_HINT) from None
     check(value)
     return value
 
 
 _HINT = "NaN, Infinity, comments, trailing commas, a byte order mark and lone surrogates are not JSON."
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members. One that is given twice means one thing to us and another to whoever checked it before."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise MalformedRequest("A member is given twice in one object.")
+    return members
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
 
 
 def check(value: Any) -> None:
@@ -50,6 +61,8 @@ def check(value: Any) -> None:
             continue
         elif isinstance(item, int) and item not in _INT64:
             raise InvalidInput.at(path or "body", "is an integer beyond 64 bits")
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise InvalidInput.at(path or "body", "is a number out of range")
         elif isinstance(item, dict):
             for key, member in item.items():
                 check_text(key, "a member's name")

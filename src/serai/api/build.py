@@ -15,7 +15,8 @@ from serai.api import errors
 from serai.api.access import CSRF_HEADER, Routes, unclassified
 from serai.api.changes import Rehearsed, on_rehearsed
 from serai.api.guard import Guard
-from serai.api.native import audit, docs, files, keys, models, secrets, services, system, users
+from serai.api.native import audit, docs, files, jobs, keys, models, secrets, services, system, users
+from serai.api.wire import ErrorOut
 from serai.clock import Clock
 from serai.errors import SeraiError
 from serai.ids import NewId
@@ -23,7 +24,7 @@ from serai.settings import Settings
 from serai.telemetry.metrics import Metrics
 
 ALL: tuple[Routes, ...] = tuple(
-    module.routes for module in (system, docs, users, keys, files, models, services, audit, secrets)
+    module.routes for module in (system, docs, users, keys, files, jobs, models, services, audit, secrets)
 )
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -41,7 +42,10 @@ def build(settings: Settings, metrics: Metrics, clock: Clock, new_id: NewId, lif
         openapi_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        max_body_size=settings.max_body_bytes,
+        responses={
+            "4XX": {"model": ErrorOut, "description": "Refused, for a reason that the caller can do something about."},
+            "5XX": {"model": ErrorOut, "description": "Not possible now, or a defect of the server."},
+        },
         middleware=_middleware(settings, metrics, clock, new_id),
         exception_handlers={
             SeraiError: errors.on_serai_error,

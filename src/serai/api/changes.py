@@ -1,14 +1,14 @@
 """Changes, and their rehearsals: `dry_run=1` does everything in a transaction, tells it, and undoes it."""
 
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from fastapi.responses import JSONResponse
-from sqlalchemy.engine import Connection
 from starlette.requests import Request
 
 from serai import audit
 from serai.api.access import is_rehearsal, parts_of
+from serai.storage.database import Connection
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,9 +19,15 @@ MAX_EFFECTS = 200
 class Rehearsed(Exception):
     """Leaves a transaction, and then the route, with what the change would have done."""
 
-    def __init__(self, effects: list[audit.Entry]) -> None:
+    def __init__(self, effects: list[dict[str, Any]]) -> None:
         super().__init__("rehearsed")
         self.effects = effects
+
+    @classmethod
+    def of(cls, action: str, kind: str, object_id: str, *, after: Any) -> "Rehearsed":
+        """Return the rehearsal of one change that writes no audit entry."""
+        effect = {"action": action, "object_kind": kind, "object_id": object_id, "before": None, "after": after}
+        return cls([effect])
 
 
 async def change(
@@ -36,22 +42,21 @@ async def change(
         start = audit.head(connection).seq
         function(connection, *args, **kwargs)
         newest = audit.entries(connection, limit=MAX_EFFECTS)
-        raise Rehearsed([entry for entry in reversed(newest) if entry.seq > start])
+        raise Rehearsed([_told(entry) for entry in reversed(newest) if entry.seq > start])
 
     return await database.run(rehearse)
 
 
 async def on_rehearsed(request: Request, error: Exception) -> JSONResponse:
-    """Answer a rehearsal: the audit entries that the change would have written."""
-    effects = error.effects if isinstance(error, Rehearsed) else []
-    told = [
-        {
-            "action": entry.action,
-            "object_kind": entry.object_kind,
-            "object_id": entry.object_id,
-            "before": entry.before,
-            "after": entry.after,
-        }
-        for entry in effects
-    ]
-    return JSONResponse({"dry_run": True, "changes": told})
+    """Answer a rehearsal: what would be in the audit log."""
+    return JSONResponse({"dry_run": True, "changes": error.effects if isinstance(error, Rehearsed) else []})
+
+
+def _told(entry: audit.Entry) -> dict[str, Any]:
+    return {
+        "action": entry.action,
+        "object_kind": entry.object_kind,
+        "object_id": entry.object_id,
+        "before": entry.before,
+        "after": entry.after,
+    }

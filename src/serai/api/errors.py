@@ -69,17 +69,19 @@ def respond(error: SeraiError, headers: Mapping[str, str] | None = None) -> JSON
 
 
 async def on_serai_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer an error of ours."""
     assert isinstance(error, SeraiError)
     return respond(error)
 
 
 async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
-    """Answer what the framework itself refuses: unknown paths, methods, bodies over the bound."""
+    """Answer what the framework itself refuses: unknown paths and methods."""
     assert isinstance(error, HTTPException)
     return respond(_of_status(error.status_code), error.headers)
 
 
 async def on_validation_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer what the wire types refuse."""
     assert isinstance(error, RequestValidationError)
     return respond(of_validation(error.errors()))
 
@@ -107,8 +109,6 @@ def _of_status(status: int) -> SeraiError:
         return errors.NotFound("There is nothing at this path.", hint="GET /openapi.json lists the paths.")
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         return errors.MethodNotAllowed("This path does not know this method.", hint="See the header Allow.")
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return errors.TooLarge("The body is too large.", hint="GET /settings shows max_body_bytes.")
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return errors.MalformedRequest("The request could not be read.")
     return errors.InternalError("The server failed.")

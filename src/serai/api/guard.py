@@ -1,17 +1,26 @@
 """What surrounds every request, whatever its path: its id, its bounds, its log line, its headers."""
 
+import asyncio
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serai.api.errors import respond
 from serai.api.origin import host_is_ours, may_change
 from serai.clock import Clock
-from serai.errors import Forbidden, InternalError, MalformedRequest, SeraiError, TooLarge, UnsupportedMedia
+from serai.errors import (
+    Forbidden,
+    InternalError,
+    MalformedRequest,
+    SeraiError,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+)
 from serai.ids import NewId
 from serai.settings import Settings
 from serai.telemetry.context import accept_request_id, bind_request
@@ -20,6 +29,8 @@ from serai.telemetry.metrics import Metrics
 log = structlog.get_logger("serai.access")
 
 MAX_HEADERS = 200
+CLIENT_GONE = 499
+"""What the log and the metrics say of a client that left before its request was read; nobody receives it."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _QUIET = frozenset({"/live", "/ready", "/metrics"})
 _HEADERS = {
@@ -64,9 +75,16 @@ class Guard:
 
             try:
                 self._check(scope)
-                await self._app(scope, receive, send_guarded)
+                await self._app(scope, self._bounded(receive), send_guarded)
             except SeraiError as error:
                 await respond(error)(scope, receive, send_guarded)
+            except ClientDisconnect:
+                status = status or CLIENT_GONE
+            except asyncio.CancelledError:
+                if status:
+                    raise
+                stopping = Unavailable("The server is stopping.", retry_after=1)
+                await respond(stopping)(scope, receive, send_guarded)
             except Exception:
                 log.exception("request failed", method=scope["method"], route=_template(scope))
                 if status:  # the answer has begun: cutting the connection is the only way left to say so
@@ -101,9 +119,26 @@ class Guard:
             raise Forbidden(
                 "A page of that origin may not change anything here.", hint="Add it to the setting cors_origins."
             )
+        length = connection.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._settings.max_body_bytes:
+            raise _too_large(self._settings.max_body_bytes)
         if connection.headers.get("content-encoding", "identity") != "identity":
             raise UnsupportedMedia("A request body must not be compressed.", hint="Leave Content-Encoding out.")
         _check_utf8(scope)
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """Return a `receive` that raises TooLarge for a body over the bound, if its length was not said before."""
+        received = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._settings.max_body_bytes:
+                raise _too_large(self._settings.max_body_bytes)
+            return message
+
+        return receive_bounded
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
         route = _template(scope)
@@ -118,6 +153,10 @@ class Guard:
             address=scope["client"][0] if scope.get("client") else None,
             caller=getattr(scope.get("state", {}).get("caller"), "user_id", None),
         )
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"A body has at most {most} bytes here.", hint="GET /settings shows max_body_bytes.")
 
 
 def _template(scope: Scope) -> str | None:

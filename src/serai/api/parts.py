@@ -1,5 +1,6 @@
 """What the routes work with: filled by `serai.app`, found on the application."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from serai.auth.secrets import SecretStore
 from serai.clock import Clock
 from serai.decode.decoder import Decoder
 from serai.ids import NewId
+from serai.jobs.feed import Feed
+from serai.jobs.runner import Runners
 from serai.outbound import Outbound
 from serai.registry.registry import Registry
 from serai.settings import Settings
@@ -38,5 +41,11 @@ class Parts:
     callers: Callers
     limiter: Limiter
     registry: Registry
+    runners: Runners
+    feed: Feed
+    webhook_master: bytes
+    """Signs webhooks, through a secret of each owner's."""
+    stopping: asyncio.Event
+    """Set when the server begins to stop: streams end, so that their clients resume later."""
     checks: dict[str, Callable[[], Awaitable[dict[str, Any]]]]
     """What /health asks, by name; a check raises when its part does not work."""

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with the two bounds it lacks: how long a request's head may be, and how slow.
+"""uvicorn's HTTP protocol with the bounds it lacks: how long and how slow a head may be, how much is not body.
 
 What cannot be read as HTTP gets the same error envelope as everything else.
 """
@@ -8,21 +8,23 @@ import json
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from serai.errors import DeadlineExceeded, MalformedRequest, SeraiError, TooLarge
 
 HEAD_TIMEOUT_S = 15.0
 MAX_HEAD_BYTES = 128 * 1024
 """Before a head is parsed; the setting max_header_bytes is the finer bound after it."""
+MAX_FRAMING = 8
+"""Bytes of chunk sizes, chunk extensions and trailers for one byte of body, beyond MAX_HEAD_BYTES."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes a connection whose request head is too long (431) or takes too long (408)."""
+    """Closes a connection whose request is not body enough (431) or whose head takes too long (408)."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._head_bytes = 0
+        self._framing_bytes = self._body_bytes = 0
         self._in_head = True
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_too_slow)
 
@@ -31,18 +33,26 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._framing_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if self._framing_bytes > MAX_HEAD_BYTES + MAX_FRAMING * self._body_bytes and not self.transport.is_closing():
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            self._refuse(status, TooLarge("The request's head is too large."))
+            self._refuse(status, TooLarge("The request's head, or what surrounds its body, is too large."))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if not self._in_head:  # a further request on a kept connection
-            self._in_head, self._head_bytes = True, 0
+            self._in_head, self._framing_bytes, self._body_bytes = True, 0, 0
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_too_slow)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer is dropped: nobody reads it, and it would join the headers after their check
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._framing_bytes -= len(body)
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -54,12 +64,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _head_too_slow(self) -> None:
         if not self.transport.is_closing():
-            if self._head_bytes:
+            if self._framing_bytes:
                 self._refuse(HTTPStatus.REQUEST_TIMEOUT, DeadlineExceeded("The request's head took too long."))
             else:
                 self.transport.close()
 
     def _refuse(self, status: HTTPStatus, error: SeraiError) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.response_started and not (self._in_head and cycle.response_complete):
+            self.transport.close()  # this request has its answer, or part of one, which another would garble
+            return
         told: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
         body = json.dumps({"error": {**told, "request_id": None, "details": None}}).encode()
         head = (

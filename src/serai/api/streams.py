@@ -1,7 +1,8 @@
 """Framings of one event stream: server-sent events and NDJSON. The payload is `events.to_json`, always."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from typing import Any
 
 from serai.events import Event, to_json
 
@@ -22,30 +23,33 @@ def ndjson(event: Event) -> bytes:
     return to_json(event) + b"\n"
 
 
-async def with_heartbeat(frames: AsyncIterator[bytes], every_s: float = HEARTBEAT_S) -> AsyncIterator[bytes]:
+async def with_heartbeat(
+    frames: AsyncGenerator[bytes, None], *, until: asyncio.Event, every_s: float = HEARTBEAT_S
+) -> AsyncGenerator[bytes, None]:
     """Yield `frames`, and a comment whenever none came for `every_s` seconds, so that proxies keep the line open.
 
-    Closing this closes `frames` too.
+    Ends early when `until` is set (the server stops): a client then resumes elsewhere, or later.
+    Closing this closes `frames`.
     """
+    stop: asyncio.Future[bool] = asyncio.ensure_future(until.wait())
     pending: asyncio.Future[bytes] | None = None
     try:
-        while True:
+        while not until.is_set():
             pending = pending or asyncio.ensure_future(anext(frames))
-            done, _ = await asyncio.wait({pending}, timeout=every_s)
-            if not done:
-                yield HEARTBEAT
+            waited: list[asyncio.Future[Any]] = [pending, stop]
+            await asyncio.wait(waited, timeout=every_s, return_when=asyncio.FIRST_COMPLETED)
+            if not pending.done():
+                if not until.is_set():
+                    yield HEARTBEAT
                 continue
+            ready, pending = pending, None
             try:
-                frame = pending.result()
+                yield ready.result()
             except StopAsyncIteration:
                 return
-            finally:
-                pending = None
-            yield frame
     finally:
+        stop.cancel()
         if pending is not None:
             pending.cancel()
             await asyncio.gather(pending, return_exceptions=True)
-        close = getattr(frames, "aclose", None)
-        if close is not None:
-            await close()
+        await frames.aclose()

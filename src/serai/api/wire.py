@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +26,22 @@ class Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, from_attributes=True)
 
 
+class Problem(Wire):
+    """What went wrong. `code` is stable; `details` is for programs."""
+
+    code: str
+    message: str
+    hint: str | None
+    request_id: str | None
+    details: Any
+
+
+class ErrorOut(Wire):
+    """The one form of every error."""
+
+    error: Problem
+
+
 class Page(Wire, Generic[Item]):
     """A page of a list; `next_cursor` is null on the last one."""
 
@@ -36,7 +52,7 @@ class Page(Wire, Generic[Item]):
 def page_of(rows: Sequence[Row], limit: int, show: Callable[[Row], Item], key: Callable[[Row], str]) -> Page[Item]:
     """Return the page of `rows`, of which one more than `limit` was asked for; `key` gives the place in the order."""
     shown = rows[:limit]
-    cursor = _encode(key(shown[-1])) if len(rows) > limit else None
+    cursor = token_of(key(shown[-1])) if len(rows) > limit else None
     return Page(items=[show(row) for row in shown], next_cursor=cursor)
 
 
@@ -63,5 +79,6 @@ def number_of(cursor: str | None) -> int | None:
     return int(place)
 
 
-def _encode(place: str) -> str:
+def token_of(place: str) -> str:
+    """Return the cursor that `place_of` reads."""
     return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")

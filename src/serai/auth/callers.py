@@ -6,14 +6,12 @@ from collections import OrderedDict
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from sqlalchemy.engine import Connection
-
 from serai.auth import store
 from serai.auth.credentials import Claims, Passwords, Tokens, is_key, key_digest
 from serai.auth.policy import Caller, Role
 from serai.clock import Clock
 from serai.errors import Unauthenticated
-from serai.storage.database import Database
+from serai.storage.database import Connection, Database
 
 MAX_KEPT = 10_000
 _REJECTED = "This key or token is not valid: unknown, expired or revoked."

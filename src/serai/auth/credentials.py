@@ -18,6 +18,7 @@ _KEY = re.compile(r"sk-serai-[A-Za-z0-9_-]{43}")
 _SHOWN = len(KEY_PREFIX) + 6
 _AUDIENCE = "serai"
 _ALGORITHM = "HS256"
+_YEAR_10000 = 253_402_300_800  # beyond it there is no datetime
 
 PASSWORD_LENGTHS = (10, 256)
 
@@ -124,7 +125,7 @@ def _claims(payload: dict[str, object], now: datetime) -> Claims | None:
     expires, epoch, scopes = payload["exp"], payload["epoch"], payload.get("scopes")
     if not isinstance(expires, int) or not isinstance(epoch, int) or not isinstance(scopes, list):
         return None
-    if expires <= now.timestamp():
+    if not now.timestamp() < expires < _YEAR_10000:
         return None
     key_id, csrf = payload.get("key"), payload.get("csrf")
     return Claims(

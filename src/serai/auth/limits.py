@@ -1,7 +1,8 @@
 """How much may be asked: requests and model tokens per key, requests per address (library: limits).
 
 Counted in memory, or in Redis where several servers share the counts. While Redis does not answer,
-each server counts for itself: callers are neither locked out nor let loose.
+each server counts for itself: callers are neither locked out nor let loose, and nobody waits for it
+except for one attempt a second.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from serai.clock import Clock
 from serai.errors import RateLimited
 
 log = structlog.get_logger(__name__)
+
+_TIMEOUT_S, _RETRY_S = 0.5, 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +58,15 @@ class Limiter:
         self._clock = clock
         self._enabled = enabled
         self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._shared = SlidingWindowCounterRateLimiter(_redis(redis_url)) if redis_url else None
+        self._pool = _redis_pool(redis_url) if redis_url else None
+        self._shared = SlidingWindowCounterRateLimiter(_shared_storage(self._pool)) if self._pool else None
+        self._retry_at = 0.0
         self._shared_failed = False
+
+    async def aclose(self) -> None:
+        """Close the connections to Redis."""
+        if self._pool is not None:
+            await self._pool.aclose()
 
     async def admit(self, caller: Caller) -> Allowance | None:
         """Count one request of `caller`. Raises RateLimited; returns None where limits are off."""
@@ -81,8 +91,11 @@ class Limiter:
         """Count model tokens that a request of `caller` used; the next request pays for going over."""
         if self._enabled and tokens > 0:
             item = RateLimitItemPerMinute(caller.limits.tokens_per_minute or self._defaults.tokens_per_minute)
-            # More than the whole window is counted as the whole window: the library refuses greater costs.
-            await self._ask("hit", item, "tokens", caller.limit_id, cost=min(tokens, item.amount))
+            # The library counts nothing of a cost that goes over: what is left of the window is used up instead.
+            if not await self._ask("hit", item, "tokens", caller.limit_id, cost=min(tokens, item.amount)):
+                left = (await self._ask("get_window_stats", item, "tokens", caller.limit_id)).remaining
+                if left:
+                    await self._ask("hit", item, "tokens", caller.limit_id, cost=left)
 
     async def check_tokens(self, caller: Caller) -> None:
         """Raise RateLimited if `caller` has used up its tokens of this minute."""
@@ -95,6 +108,9 @@ class Limiter:
     async def _count(self, items: Sequence[RateLimitItem], *names: str) -> Allowance | None:
         if not self._enabled:
             return None
+        for item in items[1:]:  # what a longer window refuses is not to use up the shortest
+            if not await self._ask("test", item, *names):
+                raise await self._refusal(item, *names)
         allowances = []
         for item in items:
             if not await self._ask("hit", item, *names):
@@ -116,27 +132,39 @@ class Limiter:
         return RateLimited(message, details=details, retry_after=max(1.0, allowance.reset_s))
 
     async def _ask(self, method: str, item: RateLimitItem, *names: str, **options: int) -> Any:
-        if self._shared is not None:
+        if self._shared is not None and self._clock.monotonic() >= self._retry_at:
             try:
                 answer = await getattr(self._shared, method)(item, *names, **options)
             except (OSError, _redis_error()) as error:
                 if not self._shared_failed:
                     log.warning("rate limits are counted on this server alone", reason=type(error).__name__)
                 self._shared_failed = True
+                self._retry_at = self._clock.monotonic() + _RETRY_S
             else:
                 self._shared_failed = False
                 return answer
         return await getattr(self._local, method)(item, *names, **options)
 
 
-def _redis(url: str) -> Storage:
-    return RedisStorage(
-        f"async+{url}",
-        implementation="redispy",
-        key_prefix="serai-limits",
-        socket_timeout=0.5,
-        socket_connect_timeout=0.5,
+def _redis_pool(url: str) -> Any:
+    from redis.asyncio import BlockingConnectionPool
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    return BlockingConnectionPool.from_url(
+        url,
+        max_connections=32,
+        timeout=_TIMEOUT_S,
+        socket_timeout=_TIMEOUT_S,
+        socket_connect_timeout=_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        driver_info=None,  # what the driver would tell of itself it looks up in files, on the event loop
     )
+
+
+def _shared_storage(pool: Any) -> Storage:
+    # The pool knows the address; this URL only says which kind of server it is.
+    return RedisStorage("async+redis://", implementation="redispy", key_prefix="serai-limits", connection_pool=pool)
 
 
 def _redis_error() -> type[Exception]:

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from sqlalchemy.engine import Connection
 
 from serai.audit import Actor, record
+from serai.auth import store
 from serai.errors import ConfigurationError, InvalidInput, NotFound
-from serai.storage.tables.access import secrets
+from serai.storage.database import Connection
 
 _NONCE = 12
 
@@ -69,15 +68,11 @@ class SecretStore:
 
         Raises InvalidInput where there is a value neither here nor there.
         """
-        before = connection.execute(sa.select(secrets).where(secrets.c.name == name)).first()
+        before = store.find_secret(connection, name)
         if value is None and name not in self._given and before is None:
             raise InvalidInput.at("value", f"is missing, and SERAI_SECRET_{name.upper()} is not set")
         ciphertext = self._encrypt(name, value) if value is not None else before.ciphertext if before else b""
-        values = {"ciphertext": ciphertext, "origins": origins, "updated_at": at, "updated_by": actor.id}
-        if before is None:
-            connection.execute(sa.insert(secrets).values(name=name, created_at=at, **values))
-        else:
-            connection.execute(sa.update(secrets).where(secrets.c.name == name).values(**values))
+        store.put_secret(connection, name, ciphertext, origins, at=at, by=actor.id)
         was = None if before is None else {"origins": before.origins}
         changed = {"origins": origins, "value_changed": value is not None}
         record(connection, actor, "secrets.put", "secret", name, at=at, before=was, after=changed)
@@ -86,26 +81,23 @@ class SecretStore:
     def delete(self, connection: Connection, name: str, actor: Actor, at: datetime) -> None:
         """Remove the secret. Raises SecretNotFound."""
         before = self.info(connection, name)
-        connection.execute(sa.delete(secrets).where(secrets.c.name == name))
+        store.delete_secret(connection, name)
         record(connection, actor, "secrets.delete", "secret", name, at=at, before={"origins": list(before.origins)})
 
     def info(self, connection: Connection, name: str) -> SecretInfo:
         """Return what may be told. Raises SecretNotFound."""
-        row = connection.execute(sa.select(secrets).where(secrets.c.name == name)).first()
+        row = store.find_secret(connection, name)
         if row is None:
             raise SecretNotFound(f"There is no secret {name}.")
         return self._info(row)
 
     def list(self, connection: Connection, *, limit: int, after: str | None) -> list[SecretInfo]:
         """Return at most `limit` secrets by name, behind `after`."""
-        query = sa.select(secrets).order_by(secrets.c.name).limit(limit)
-        if after is not None:
-            query = query.where(secrets.c.name > after)
-        return [self._info(row) for row in connection.execute(query)]
+        return [self._info(row) for row in store.list_secrets(connection, limit=limit, after=after)]
 
     def reveal(self, connection: Connection, name: str) -> Secret:
         """Return the value with its origins, for a call through `outbound`. Raises SecretNotFound."""
-        row = connection.execute(sa.select(secrets).where(secrets.c.name == name)).first()
+        row = store.find_secret(connection, name)
         if row is None:
             raise SecretNotFound(f"There is no secret {name}.")
         value = self._given.get(name) or self._decrypt(name, row.ciphertext)

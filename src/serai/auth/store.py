@@ -11,7 +11,7 @@ from serai.audit import SYSTEM, Actor, record
 from serai.auth.policy import RequestLimits, Role
 from serai.errors import Conflict, NotFound
 from serai.storage.notices import announce
-from serai.storage.tables.access import api_keys, users
+from serai.storage.tables.access import api_keys, secrets, users
 
 TOPIC = "access"
 
@@ -273,3 +273,31 @@ def touch_keys(connection: Connection, used: dict[str, datetime]) -> None:
     """Note when keys were last used."""
     for key_id, at in used.items():
         connection.execute(sa.update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=at))
+
+
+def find_secret(connection: Connection, name: str) -> Row[Any] | None:
+    """Return the row of a secret, if there is one; its value is ciphertext."""
+    return connection.execute(sa.select(secrets).where(secrets.c.name == name)).first()
+
+
+def list_secrets(connection: Connection, *, limit: int, after: str | None) -> list[Row[Any]]:
+    """Return at most `limit` rows of secrets by name, behind `after`."""
+    query = sa.select(secrets).order_by(secrets.c.name).limit(limit)
+    if after is not None:
+        query = query.where(secrets.c.name > after)
+    return list(connection.execute(query))
+
+
+def put_secret(
+    connection: Connection, name: str, ciphertext: bytes, origins: list[str], *, at: datetime, by: str
+) -> None:
+    """Insert or replace the row of a secret."""
+    values = {"ciphertext": ciphertext, "origins": origins, "updated_at": at, "updated_by": by}
+    updated = connection.execute(sa.update(secrets).where(secrets.c.name == name).values(**values))
+    if updated.rowcount == 0:
+        connection.execute(sa.insert(secrets).values(name=name, created_at=at, **values))
+
+
+def delete_secret(connection: Connection, name: str) -> None:
+    """Remove the row of a secret."""
+    connection.execute(sa.delete(secrets).where(secrets.c.name == name))

@@ -1,13 +1,19 @@
 """The HTTP client of the commands: finds the server and the key, and turns envelopes into errors again."""
 
+import json
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx
 import typer
 
 from serai.cli.output import options_of
+from serai.clock import SystemClock
 from serai.errors import SeraiError, UpstreamFailed
 from serai.settings import client_settings
+
+RESUME_S = 60.0
 
 
 class Refused(SeraiError):
@@ -39,6 +45,51 @@ class Client:
         if response.is_error:
             raise _refusal(response)
         return response.json() if response.content else None
+
+    def events(self, path: str) -> Iterator[dict[str, Any]]:
+        """Yield the events of a stream to its end; resumes behind the last numbered one when the line is cut.
+
+        Raises Refused, or UpstreamFailed when no server answers for `RESUME_S`.
+        """
+        last_id, cut_since = "", None
+        while True:
+            headers = {"last-event-id": last_id} if last_id else {}
+            try:
+                with self._http.stream("GET", path, headers=headers, timeout=httpx.Timeout(30, read=60)) as response:
+                    if response.is_error:
+                        response.read()
+                        raise _refusal(response)
+                    cut_since = None
+                    for number, event in _frames(response.iter_lines()):
+                        last_id = number or last_id
+                        yield event
+                        if event["type"] in ("done", "failed"):
+                            return
+            except httpx.HTTPError as error:
+                now = SystemClock().monotonic()
+                cut_since = cut_since or now
+                if now - cut_since > RESUME_S:
+                    raise UpstreamFailed(f"No server answers at {self.url} ({type(error).__name__}).") from None
+            pause(0.5)
+
+
+def pause(seconds: float) -> None:
+    """Wait; Ctrl-C ends it."""
+    threading.Event().wait(seconds)
+
+
+def _frames(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield id and data of each server-sent event (WHATWG HTML, section 9.2)."""
+    number, data = "", []
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if name == "id":
+            number = value
+        elif name == "data":
+            data.append(value)
+        elif not line and data:
+            yield number, json.loads("\n".join(data))
+            number, data = "", []
 
 
 def _refusal(response: httpx.Response) -> SeraiError:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from serai import __version__
-from serai.cli import audit, database, doctor, keys, serve, users
+from serai.cli import audit, database, doctor, jobs, keys, serve, users
 from serai.cli.output import ClientOptions, fail
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ def demo() -> None:
 
 app.add_typer(keys.app, name="keys")
 app.add_typer(users.app, name="users")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(audit.app, name="audit")
 app.add_typer(database.app, name="db")
 

@@ -4,11 +4,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from serai.errors import ConfigurationError, SeraiError, UpstreamFailed
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 REFUSED, UNREACHABLE, MISCONFIGURED = 1, 3, 4
 
@@ -35,7 +38,7 @@ def show(context: typer.Context, value: Any, columns: Sequence[str] | None = Non
         return
     rows = value.get("items") if isinstance(value, Mapping) and "items" in value else value
     if isinstance(rows, list):
-        _table(rows, columns or (list(rows[0]) if rows else []))
+        _print_table(rows, columns or (list(rows[0]) if rows else []))
     elif isinstance(rows, Mapping):
         width = max((len(name) for name in rows), default=0)
         for name, member in rows.items():
@@ -54,21 +57,28 @@ def fail(error: SeraiError) -> NoReturn:
     sys.exit(UNREACHABLE if isinstance(error, UpstreamFailed) else REFUSED)
 
 
-def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "Table":
+    """Return the rows as a table of `columns`."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(_cell(row.get(column))) for column in columns))
+    return made
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    from rich.console import Console
 
     if not rows:
         print("none")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
     # A pipe or a file has no width: nothing is folded there.
-    Console(width=None if sys.stdout.isatty() else 10_000, markup=False, highlight=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table(rows, columns))
 
 
 def _cell(value: Any) -> str:

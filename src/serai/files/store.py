@@ -21,7 +21,7 @@ class FileNotFound(NotFound):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """`info` is what the content says of itself: width, height, duration_s, …"""
+    """An upload. `info` is what its content says of itself: width, height, duration_s and so on."""
 
     id: str
     owner_id: str

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy.engine import Connection
-
 from serai.audit import Actor, record
 from serai.registry import store
 from serai.registry.checks import bound_versions
@@ -26,7 +24,7 @@ from serai.registry.rules import RegistryRules
 from serai.registry.service import Binding
 from serai.registry.snapshot import RegistrySnapshot
 from serai.registry.version import Version
-from serai.storage.database import Database
+from serai.storage.database import Connection, Database
 from serai.storage.notices import announce
 
 P = ParamSpec("P")

@@ -3,12 +3,12 @@
 from datetime import datetime
 
 import msgspec
-from sqlalchemy.engine import Connection
 
 from serai.audit import SYSTEM
 from serai.registry import store
 from serai.registry.cards import load_cards, load_services
 from serai.registry.registry import Change, Registry
+from serai.storage.database import Connection
 
 
 def seed(connection: Connection, registry: Registry, at: datetime) -> bool:

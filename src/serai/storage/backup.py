@@ -32,7 +32,7 @@ from serai.errors import Conflict, InvalidInput
 from serai.storage import schema
 from serai.storage.blobs import blob_path, file_digest, incoming_path, keep_all, place
 from serai.storage.database import Database
-from serai.storage.home import disk_errors, make_folder, open_private, safe_join, sync_folder
+from serai.storage.home import disk_errors, make_folder, open_private, sync_folder
 from serai.storage.tables.base import Json
 
 FORMAT = 1
@@ -107,8 +107,8 @@ def restore(source: Path, database: Database, blobs_folder: Path) -> Manifest:
     """
     manifest = _verify(source)
     _prepare(database, manifest.schema)
+    make_folder(incoming_path(blobs_folder).parent)
     with disk_errors(), keep_all(blobs_folder):
-        make_folder(incoming_path(blobs_folder).parent)
         for row in _blob_rows(source):
             if row["digest"] not in manifest.missing:
                 _restore_blob(blob_path(source / "blobs", row["digest"]), blobs_folder, row["digest"])
@@ -173,8 +173,9 @@ def _save_blobs(partial: Path, blobs_folder: Path) -> tuple[int, int, list[str]]
     folders = {partial / "blobs"}
     for row in _blob_rows(partial):
         target = blob_path(partial / "blobs", row["digest"])
-        target.parent.mkdir(0o700, parents=True, exist_ok=True)
-        folders.update((target.parent, target.parent.parent))
+        for folder in (target.parent.parent, target.parent):
+            folder.mkdir(0o700, exist_ok=True)
+            folders.add(folder)
         try:
             _link_or_copy(blob_path(blobs_folder, row["digest"]), target)
         except FileNotFoundError:
@@ -223,24 +224,22 @@ def _verify(source: Path) -> Manifest:
     if manifest.format != FORMAT or manifest.schema > schema.HEAD:
         raise BackupRefused("The backup was made by a newer server.", hint="Restore it with that version or a later.")
     for name, entry in manifest.tables.items():
-        try:
-            path = safe_join(source, "tables", f"{name}.jsonl")
-            if path.stat().st_size != entry.size or file_digest(path) != entry.sha256:
-                raise BackupDamaged(f"The rows of table {name} are not those that were written.")
-        except FileNotFoundError:
-            raise BackupDamaged(f"The rows of table {name} are missing.") from None
+        if not name.isidentifier():
+            raise BackupDamaged("The backup's manifest names a table that cannot be one.")
+        _verify_file(source / "tables" / f"{name}.jsonl", entry.sha256)
     for row in _blob_rows(source):
         if row["digest"] not in manifest.missing:
-            _verify_blob(blob_path(source / "blobs", row["digest"]), row["digest"])
+            _verify_file(blob_path(source / "blobs", row["digest"]), row["digest"])
     return manifest
 
 
-def _verify_blob(path: Path, digest: str) -> None:
+def _verify_file(path: Path, digest: str) -> None:
     try:
-        if file_digest(path) != digest:
-            raise BackupDamaged(f"The blob {digest} is not what was written.")
-    except FileNotFoundError:
-        raise BackupDamaged(f"The blob {digest} is missing.") from None
+        found = file_digest(path)
+    except OSError:
+        raise BackupDamaged(f"{path.name} is missing from the backup, or cannot be read.") from None
+    if found != digest:
+        raise BackupDamaged(f"{path.name} is not what was written into the backup.")
 
 
 def _prepare(database: Database, revision: str) -> None:

@@ -25,6 +25,8 @@ from serai.clock import SystemClock
 from serai.errors import DatabaseUnavailable, DiskFull, InvalidInput, SeraiError
 from serai.storage.notices import Notices, take_announced
 
+__all__ = ["Connection", "Database", "Dialect", "begin_with"]
+
 P = ParamSpec("P")
 R = TypeVar("R")
 Dialect = Literal["sqlite", "postgresql"]

@@ -57,6 +57,13 @@ def usage(connection: Connection, owner_id: str) -> int:
     return int(connection.execute(total).scalar_one())
 
 
+def check_held(connection: Connection, owner_id: str, digest: str) -> None:
+    """Raise BlobNotFound unless a row of `owner_id` holds the blob: what exists for others does not exist."""
+    held = sa.select(blob_links.c.digest).where(blob_links.c.owner_id == owner_id, blob_links.c.digest == digest)
+    if connection.execute(held.limit(1)).first() is None:
+        raise BlobNotFound("There is no such blob.", hint="Upload it with POST /files.")
+
+
 def unreferenced(connection: Connection, before: datetime, limit: int = _BATCH) -> list[str]:
     """Return digests recorded before `before` that no row names, locked until the transaction ends."""
     found = sa.select(blobs.c.digest).where(_unnamed(before)).limit(limit).with_for_update(skip_locked=True)

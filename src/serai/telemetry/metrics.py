@@ -58,7 +58,10 @@ class Metrics:
         self.registry.register(collector)
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
-        """Return the page and its content type: OpenMetrics if the Accept header asks for it, else Prometheus' text."""
+        """Return the page and its content type: OpenMetrics if `accept` (the header) asks for it, else plain text.
+
+        Reads /proc and walks every series: call it in a thread.
+        """
         encode, content_type = choose_encoder(accept or "")
         return encode(self.registry), content_type
 

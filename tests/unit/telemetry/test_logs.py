@@ -90,7 +90,7 @@ def test_a_planted_secret_reaches_no_file_and_no_terminal(folder: Path, capsys: 
     for style in ("json", "console"):
         configure(folder, style=style, level="debug")
         log.info("a", key=KEY, headers={"authorization": "hunter22"}, password="hunter22")
-        log.info(f"b {KEY}")
+        log.info(f"b {KEY}")  # noqa: G004 - the worst way to log it
         log.info("c %s", KEY)
         logging.getLogger("library").error("d %s", {"Authorization": f"Bearer {KEY}"})
         try:
@@ -243,7 +243,7 @@ def test_a_call_with_wrong_arguments_still_gives_its_line(folder: Path, capsys: 
 
 
 def test_a_writer_that_hangs_costs_lines_but_no_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """While nothing can be written, logging goes on at once; afterwards a line says how many were lost."""
+    """While nothing can be written, logging goes on at once; afterwards lines say how many were lost."""
     folder.mkdir(parents=True)
     os.mkfifo(folder / "app.log")
     reading_end = os.open(folder / "app.log", os.O_RDONLY | os.O_NONBLOCK)
@@ -257,7 +257,7 @@ def test_a_writer_that_hangs_costs_lines_but_no_time(folder: Path, capsys: pytes
         while received[-1]["event"] != "after":
             received.append(json.loads(next(lines)))
         logs.reset()
-    assert received[-1]["lines_lost"] == 12_000 - len(received) + 1 > 0
+    assert sum(line.get("lines_lost", 0) for line in received) == 12_001 - len(received) > 0
     assert "Logging error" not in capsys.readouterr().err
 
 

@@ -38,6 +38,7 @@ class FileOut(Wire):
 
 
 def show(file: store.File) -> FileOut:
+    """Return the view of a file."""
     return FileOut(
         id=file.id,
         name=file.name,
@@ -113,12 +114,12 @@ async def _probe(parts: Parts, digest: str) -> MediaInfo:
             info = await parts.decoder.probe(content)
             if info.kind == "image":  # small enough to be opened whole, so that no damaged one is kept
                 await parts.decoder.image(content, max_side=_PROOF_SIDE)
-            return info
         except InvalidInput:
             # Whoever sends the same bytes is refused too, so nobody can be about to name this blob.
             if not await parts.database.read(links.recorded, [digest]):
                 await parts.blobs.delete(digest)
             raise
+    return info
 
 
 async def _file(request: Request, file_id: str) -> store.File:

@@ -81,6 +81,7 @@ class LoginOut(Wire):
 
 
 def show(key: store.ApiKey) -> KeyOut:
+    """Return the view of a key, without the key itself."""
     limits = Limits(**asdict(key.limits))
     return KeyOut(
         id=key.id,

@@ -112,7 +112,7 @@ async def update_model(request: Request, model_id: ModelId, body: wire.ModelChan
     return await _model_view(request, model_id, number)
 
 
-@routes.delete("/models/{model_id}", access=Role.MODERATOR, status_code=204)
+@routes.delete("/models/{model_id}", access=Role.ADMIN, status_code=204)
 async def delete_model(request: Request, model_id: ModelId, force: Force = False) -> None:
     """Remove a model with its versions; their numbers are never used again."""
     await registry_change(request, releases.delete_model, model_id, force=forced(request, force))
@@ -180,7 +180,7 @@ async def update_version(
     return wire.show_version(await registry_change(request, releases.update_version, model_id, version, values))
 
 
-@routes.delete("/models/{model_id}/versions/{version}", access=Role.MODERATOR, status_code=204)
+@routes.delete("/models/{model_id}/versions/{version}", access=Role.ADMIN, status_code=204)
 async def delete_version(request: Request, model_id: ModelId, version: Number, force: Force = False) -> None:
     """Remove a version; its number is never used again."""
     await registry_change(request, releases.delete_version, model_id, version, force=forced(request, force))

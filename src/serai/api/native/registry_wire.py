@@ -25,6 +25,7 @@ Text = Annotated[str, Field(max_length=100_000)]
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 Words = Annotated[list[Word], Field(max_length=100)]
 Sentences = Annotated[list[Annotated[str, Field(min_length=1, max_length=2000)]], Field(max_length=100)]
+Remark = Annotated[str, Field(max_length=2000)]
 Document = dict[str, Any]
 Benchmarks = Annotated[tuple[Benchmark, ...], AS_JSON]
 
@@ -115,7 +116,7 @@ class VersionChange(VersionFields):
 
 
 class DeprecateIn(RegistryIn):
-    reason: Annotated[str, Field(max_length=2000)] = ""
+    reason: Remark = ""
     sunset_at: AwareDatetime | None = Field(None, strict=False, description="From when it may stop answering.")
 
 
@@ -124,7 +125,7 @@ class AliasIn(RegistryIn):
 
     to: Number
     expected_from: Number | None = None
-    reason: Annotated[str, Field(max_length=2000)] = ""
+    reason: Remark = ""
 
 
 class ServiceFields(RegistryIn):
@@ -155,7 +156,7 @@ class ServiceIn(ServiceFields):
 
 
 class ServiceChange(ServiceFields):
-    reason: Annotated[str, Field(max_length=2000)] = ""
+    reason: Remark = ""
 
 
 class SwitchIn(RegistryIn):
@@ -164,14 +165,14 @@ class SwitchIn(RegistryIn):
     model_id: Annotated[str, Field(max_length=300)] | None = None
     version: Number | None = Field(None, validation_alias=AliasChoices("version", "model_version", "modelVersion"))
     alias: Annotated[str, Field(max_length=128)] | None = None
-    reason: Annotated[str, Field(max_length=2000)] = ""
+    reason: Remark = ""
 
 
 class RollbackIn(RegistryIn):
     to: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
         None, description="A revision; the one before if left out."
     )
-    reason: Annotated[str, Field(max_length=2000)] = ""
+    reason: Remark = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +274,7 @@ def show_model(entry: ModelEntry, *, include_deprecated: bool, selected: Version
 
 
 def show_version(version: Version) -> VersionView:
+    """Return the view of a version."""
     return VersionView(**members(version), weights=version.availability)
 
 
@@ -293,6 +295,7 @@ def show_service(snapshot: RegistrySnapshot, service: Service, warnings: tuple[s
 
 
 def brief(version: Version) -> VersionBrief:
+    """Return one line about a version."""
     return VersionBrief(
         version=version.version,
         status=version.status,

@@ -38,6 +38,7 @@ class SecretIn(Wire):
 
 
 def show(info: SecretInfo) -> SecretOut:
+    """Return the view of a secret, without its value."""
     return SecretOut(
         name=info.name,
         origins=list(info.origins),

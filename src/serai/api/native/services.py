@@ -80,7 +80,7 @@ async def update_service(request: Request, service_id: ServiceId, body: wire.Ser
     return await _show(request, written)
 
 
-@routes.delete("/services/{service_id}", access=Role.MODERATOR, status_code=204)
+@routes.delete("/services/{service_id}", access=Role.ADMIN, status_code=204)
 async def delete_service(request: Request, service_id: ServiceId, force: Force = False) -> None:
     """Remove a service; its history stays."""
     await registry_change(request, bindings.delete_service, service_id, force=forced(request, force))

@@ -132,7 +132,11 @@ async def settings(request: Request) -> dict[str, Any]:
 @routes.get("/metrics", access=Role.VIEWER, include_in_schema=False)
 async def metrics(request: Request) -> Response:
     """Return the metrics for Prometheus."""
-    body, content_type = parts_of(request).metrics.render(request.headers.get("accept", ""))
+    render = parts_of(request).metrics.render
+    try:
+        body, content_type = render(request.headers.get("accept"))
+    except (ValueError, TypeError):  # the library reads a version in Accept as numbers
+        body, content_type = render()
     return Response(body, headers={"content-type": content_type})
 
 

@@ -62,6 +62,7 @@ class WhoAmI(Wire):
 
 
 def show(user: store.User) -> UserOut:
+    """Return the view of a user."""
     return UserOut(
         id=user.id,
         name=user.name,
