@@ -31,9 +31,10 @@ from serai.ids import NewId, new_id
 from serai.jobs import store as jobs_store
 from serai.jobs.digest import DigestRunner
 from serai.jobs.feed import Feed
+from serai.jobs.group import GroupedWrites
 from serai.jobs.metrics import JobMetrics
 from serai.jobs.run import Parts as RunParts
-from serai.jobs.runner import Resource, Runners
+from serai.jobs.runner import Resource, Runner, Runners
 from serai.jobs.supervisor import Pace, Supervisor
 from serai.jobs.webhooks import Send, Webhooks
 from serai.outbound import Outbound
@@ -60,16 +61,25 @@ _JOB_DRAIN_S = 2.0
 
 
 def create_app(
-    settings: Settings, *, clock: Clock | None = None, new_id: NewId = new_id, home: Home | None = None
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    new_id: NewId = new_id,
+    home: Home | None = None,
+    runners: Sequence[Runner] = (),
 ) -> FastAPI:
-    """Return the application for `settings`. `home`: the server's folder, if the caller holds it locked already."""
+    """Return the application for `settings`.
+
+    `home`: the server's folder, if the caller holds it locked already. `runners`: further kinds of
+    job; they share the resource `cpu`.
+    """
     metrics = Metrics()
     own_clock = clock or SystemClock()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.parts = await open_parts(settings, own_clock, new_id, metrics, stack, home)
+            app.state.parts = await open_parts(settings, own_clock, new_id, metrics, stack, home, runners)
             yield
 
     return build(settings, metrics, own_clock, new_id, lifespan)
@@ -85,7 +95,13 @@ def open_database(settings: Settings) -> Database:
 
 
 async def open_parts(
-    settings: Settings, clock: Clock, new_id: NewId, metrics: Metrics, stack: AsyncExitStack, home: Home | None
+    settings: Settings,
+    clock: Clock,
+    new_id: NewId,
+    metrics: Metrics,
+    stack: AsyncExitStack,
+    home: Home | None,
+    runners: Sequence[Runner] = (),
 ) -> Parts:
     """Open everything; `stack` closes it, the last first."""
     if home is None:
@@ -121,7 +137,7 @@ async def open_parts(
         callers=Callers(database, tokens, passwords, clock),
         limiter=_limiter(settings, clock, stack),
         registry=await _open_registry(settings, database, clock, stack),
-        runners=_runners(settings, database, blobs),
+        runners=_runners(settings, database, blobs, runners),
         feed=feed,
         webhook_master=hmac.digest(secret_key.encode(), b"serai webhooks v1", "sha256"),
         checks=_checks(database, cache, settings),
@@ -165,7 +181,7 @@ async def _open_registry(settings: Settings, database: Database, clock: Clock, s
     return registry
 
 
-def _runners(settings: Settings, database: Database, blobs: FileBlobs) -> Runners:
+def _runners(settings: Settings, database: Database, blobs: FileBlobs, further: Sequence[Runner]) -> Runners:
     async def read_blob(owner_id: str, digest: str) -> AsyncIterator[bytes]:
         name = digest.removeprefix("sha256:")
         await database.read(links.check_held, owner_id, name)
@@ -173,7 +189,7 @@ def _runners(settings: Settings, database: Database, blobs: FileBlobs) -> Runner
             yield piece
 
     resource = Resource(name="cpu", concurrency=settings.job_concurrency, max_queued=settings.job_max_queued)
-    return Runners([resource], [DigestRunner(read_blob, resource=resource.name)])
+    return Runners([resource], [DigestRunner(read_blob, resource=resource.name), *further])
 
 
 def _open_cache(settings: Settings, clock: Clock) -> Cache:
@@ -255,7 +271,12 @@ def _start_jobs(stack: AsyncExitStack, parts: Parts, home: Home) -> None:
         crash_limit=settings.job_crash_limit,
     )
     run_parts = RunParts(
-        database=parts.database, clock=parts.clock, feed=parts.feed, folder=home.folder("jobs"), random=_RANDOM
+        database=parts.database,
+        writes=GroupedWrites(parts.database),
+        clock=parts.clock,
+        feed=parts.feed,
+        folder=home.folder("jobs"),
+        random=_RANDOM,
     )
     supervisor = Supervisor(
         parts.runners,

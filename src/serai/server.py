@@ -4,6 +4,7 @@ import math
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -14,6 +15,7 @@ from serai.api.protocol import BoundedProtocol
 from serai.app import create_app
 from serai.auth.first_start import ADMIN_KEY_FILE
 from serai.errors import ConfigurationError
+from serai.jobs.runner import Runner
 from serai.settings import Settings
 from serai.storage.home import Home
 from serai.telemetry import logs
@@ -41,8 +43,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(settings: Settings) -> None:
-    """Serve until a signal. Raises ConfigurationError where it cannot start as it is configured."""
+def run(settings: Settings, *, runners: Sequence[Runner] = ()) -> None:
+    """Serve until a signal; `runners` are further kinds of job. Raises ConfigurationError where it cannot start as it is configured."""
     home = Home.open(settings.home)
     home.lock()
     listener = _listen(settings)
@@ -53,7 +55,7 @@ def run(settings: Settings) -> None:
         max_bytes=settings.log_max_bytes,
         backups=settings.log_backups,
     )
-    app = create_app(settings, home=home)
+    app = create_app(settings, home=home, runners=runners)
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 
 import anyio.lowlevel
@@ -369,6 +369,24 @@ async def test_requests_do_not_hang_on_a_silent_redis(clock: ManualClock) -> Non
 
 
 @pytest.mark.redis
+async def test_a_delete_is_written_once(redis_server: RedisServer, clock: ManualClock) -> None:
+    """However many callers find it owed at the same time, it is written once: a second time would undo a later set."""
+    written: list[str] = []
+
+    class Watched(RedisCache):
+        async def _write_deletes(self, owed: Iterable[str]) -> None:
+            written.extend(owed)
+            await super()._write_deletes(owed)
+
+    cache = Watched(redis_server.url, clock=clock, namespace=next(_NAMESPACES))
+    await keep(cache, "key", b"1")
+    cache.delete("key")
+    await asyncio.gather(*(cache.get("key") for _ in range(5)))
+    assert written == ["key"]
+    await cache.close()
+
+
+@pytest.mark.redis
 async def test_a_delete_is_told_to_the_others_without_being_asked(
     redis_server: RedisServer, clock: ManualClock
 ) -> None:
@@ -398,6 +416,13 @@ def write_row(connection: Connection, size: int) -> None:
 
 async def read_row(database: Database) -> bytes:
     return b"%d" % await database.read(lambda c: c.execute(sa.select(blobs.c.size)).scalar_one())
+
+
+async def test_a_server_starts_with_an_empty_cache(database: Database, cache: Cache) -> None:
+    """What a shared cache holds from before the start may have changed while nobody listened."""
+    await keep(cache, "key", b"old")
+    invalidate_on_notices(cache, database)
+    assert await cache.get("key") is None
 
 
 async def test_a_change_is_seen_at_once_where_it_was_made(database: Database, cache: Cache) -> None:

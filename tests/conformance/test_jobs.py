@@ -1,7 +1,7 @@
 """The stored queue: one suite, on SQLite and on PostgreSQL."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -747,8 +747,8 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def machine(database: Database) -> Iterator[type[QueueMachine]]:
-    yield type("BoundQueueMachine", (QueueMachine,), {"database": database})
+def machine(database: Database) -> type[QueueMachine]:
+    return type("BoundQueueMachine", (QueueMachine,), {"database": database})
 
 
 def test_any_history_agrees_with_the_model(machine: type[QueueMachine]) -> None:

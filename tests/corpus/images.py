@@ -53,9 +53,11 @@ def saved(mode: str, kind: str, size: tuple[int, int] = (64, 48), **options: Any
 
 
 def oriented(value: int) -> bytes:
-    """Return a JPEG whose EXIF data says orientation `value`: as stored 64 × 48, the left half red."""
-    image = Image.new("RGB", (64, 48), (0, 0, 255))
-    image.paste((255, 0, 0), (0, 0, 32, 48))
+    """Return a JPEG of 64 × 48 as stored, in red, green, blue and white quarters, whose EXIF orientation is `value`."""
+    image = Image.new("RGB", (64, 48), (255, 0, 0))
+    image.paste((0, 255, 0), (32, 0, 64, 24))
+    image.paste((0, 0, 255), (0, 24, 32, 48))
+    image.paste((255, 255, 255), (32, 24, 64, 48))
     exif = Image.Exif()
     exif[0x0112] = value
     out = io.BytesIO()

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,9 +16,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
-from support.job_faults import ServerProgram, check, put, stopped, watch_ends, where_of
-from support.job_server import Chew
-from support.servers import PostgresServer
 
 from serai.clock import SystemClock
 from serai.errors import DiskFull, Unavailable
@@ -26,6 +23,7 @@ from serai.events import Event
 from serai.ids import new_id
 from serai.jobs import store
 from serai.jobs.feed import Feed
+from serai.jobs.group import GroupedWrites
 from serai.jobs.model import Job, NewJob
 from serai.jobs.run import Parts
 from serai.jobs.runner import JobContext, Resource, Runners
@@ -34,6 +32,9 @@ from serai.storage.connect import open_postgresql, open_sqlite
 from serai.storage.database import Database
 from serai.storage.schema import upgrade
 from serai.storage.tables.jobs import jobs
+from support.job_faults import ServerProgram, check, put, stopped, watch_ends, where_of
+from support.job_server import Chew
+from support.servers import PostgresServer
 
 pytestmark = pytest.mark.fault
 
@@ -46,13 +47,18 @@ def until(condition: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for rows that another task writes."""
+    async with asyncio.timeout(60):
+        while not await condition():  # noqa: ASYNC110 - rows are what is waited for
+            await asyncio.sleep(0.02)
+
+
 def job_now(database: Database, job: Job) -> Job:
     return database.read_sync(store.get, job.id, owner_id=None)
 
 
-IN_TRANSACTION = (
-    "SELECT count(*) FROM pg_stat_activity WHERE left(state, 7) = 'idle in' AND datname = current_database()"
-)
+IN_TRANSACTION = "SELECT count(*) FROM pg_stat_activity WHERE left(state, 7) = 'idle in'"
 
 
 @pytest.mark.postgres
@@ -210,7 +216,9 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Small
 async def serving(database: Database, folder: Path, runner: object, clock: SystemClock) -> AsyncIterator[Feed]:
     feed, incarnation = Feed(database), new_id("srv")
     runners = Runners([Resource(name="cpu", concurrency=4)], [runner])  # type: ignore[list-item]
-    parts = Parts(database=database, clock=clock, feed=feed, folder=folder, random=lambda: 0.0)
+    parts = Parts(
+        database=database, writes=GroupedWrites(database), clock=clock, feed=feed, folder=folder, random=lambda: 0.0
+    )
     pace = Pace(lease_s=3, beat_s=0.05, poll_s=0.1)
     supervisor = Supervisor(runners, parts, incarnation=incarnation, is_alone=True, new_id=new_id, pace=pace)
     feed.open()
@@ -238,10 +246,12 @@ async def test_a_full_disk_refuses_new_jobs_and_loses_none(small_disk: SmallDisk
             await database.run(store.enqueue, SystemClock(), new_job("big", "x" * 900_000))
         assert not await all_ended(database, made)
         await asyncio.to_thread(small_disk.clear)
-        async with asyncio.timeout(60):
-            while not await all_ended(database, made):
-                await asyncio.sleep(0.05)
+        await eventually(lambda: all_ended(database, made))
     await asyncio.to_thread(check, database, made)
+
+
+async def lease_of(database: Database, job: Job) -> datetime | None:
+    return (await database.read(store.get, job.id, owner_id=None)).lease_until
 
 
 async def all_ended(database: Database, made: list[Job]) -> bool:
@@ -298,14 +308,15 @@ async def test_a_clock_that_jumps_takes_no_job_from_a_healthy_server(
         paused = sa.update(jobs).where(jobs.c.id == others[-1].id).values(far)
         await database.run(lambda c: c.execute(paused))
         clock.offset = jump
-        before = (await database.read(store.get, running.id, owner_id=None)).lease_until
-        while (await database.read(store.get, running.id, owner_id=None)).lease_until == before:
-            await asyncio.sleep(0.02)
+        before = await lease_of(database, running)
+
+        async def is_renewed() -> bool:
+            return await lease_of(database, running) != before
+
+        await eventually(is_renewed)  # a beat has seen the new time
         held.go.set()
-        async with asyncio.timeout(30):
-            made = [running, *others]
-            while not await all_ended(database, made):
-                await asyncio.sleep(0.02)
+        made = [running, *others]
+        await eventually(lambda: all_ended(database, made))
     ended = [database.read_sync(store.get, job.id, owner_id=None) for job in made]
     assert [(job.attempts, job.crash_count) for job in ended] == [(1, 0)] * 7
     check(database, made)

@@ -23,6 +23,7 @@ from serai.errors import Unavailable, UpstreamFailed
 from serai.events import Done, Event, Progress, Text
 from serai.ids import new_id
 from serai.jobs.feed import Feed
+from serai.jobs.group import GroupedWrites
 from serai.jobs.run import Parts
 from serai.jobs.runner import JobContext, Resource, Runners
 from serai.jobs.supervisor import Pace, Supervisor
@@ -74,10 +75,10 @@ class Chew:
             die()
 
 
-def wrap(database: Database, point: str) -> None:
+def wrap(target: Database | GroupedWrites, point: str) -> None:
     """Have the process die at `function:before`, `:inside` (before its commit) or `:after` of a store function."""
     name, when = point.split(":")
-    real = database.run
+    real = target.run
 
     async def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if function.__name__ != name:
@@ -96,7 +97,7 @@ def wrap(database: Database, point: str) -> None:
             die()
         return result
 
-    database.run = run  # type: ignore[method-assign]
+    target.run = run  # type: ignore[method-assign]
 
 
 def open_database(where: str) -> Database:
@@ -105,12 +106,16 @@ def open_database(where: str) -> Database:
 
 async def serve(options: argparse.Namespace) -> None:
     database = open_database(options.database)
+    writes = GroupedWrites(database)
     if options.point and not options.point.startswith("runner:"):
         wrap(database, options.point)
+        wrap(writes, options.point)
     clock, feed, incarnation = SystemClock(), Feed(database), new_id("srv")
     runners = Runners([Resource(name="cpu", concurrency=options.concurrency)], [Chew(options.step_s, options.point)])
     folder = Path(options.folder)
-    parts = Parts(database=database, clock=clock, feed=feed, folder=folder / "runs", random=random.random)
+    parts = Parts(
+        database=database, writes=writes, clock=clock, feed=feed, folder=folder / "runs", random=random.random
+    )
     pace = Pace(lease_s=options.lease_s, beat_s=options.lease_s / 3, poll_s=0.3, crash_limit=options.crash_limit)
     supervisor = Supervisor(runners, parts, incarnation=incarnation, is_alone=options.alone, new_id=new_id, pace=pace)
     hooks = Webhooks(database, log_hook(folder), master=MASTER, clock=clock, new_id=new_id, random=random.random)

@@ -87,7 +87,9 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._prefix, str(self.binaries / program), *arguments]
-        subprocess.run(command, check=True, capture_output=True, cwd="/")
+        done = subprocess.run(command, check=False, capture_output=True, cwd="/", text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"{program} failed: {done.stderr}")
 
 
 class RedisServer:

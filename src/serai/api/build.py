@@ -15,7 +15,7 @@ from serai.api import errors
 from serai.api.access import CSRF_HEADER, Routes, unclassified
 from serai.api.changes import Rehearsed, on_rehearsed
 from serai.api.guard import Guard
-from serai.api.native import audit, docs, files, jobs, keys, models, secrets, services, system, users
+from serai.api.native import admin, audit, docs, files, jobs, keys, models, secrets, services, system, users
 from serai.api.wire import ErrorOut
 from serai.clock import Clock
 from serai.errors import SeraiError
@@ -23,8 +23,10 @@ from serai.ids import NewId
 from serai.settings import Settings
 from serai.telemetry.metrics import Metrics
 
-ALL: tuple[Routes, ...] = tuple(
-    module.routes for module in (system, docs, users, keys, files, jobs, models, services, audit, secrets)
+ALL: tuple[Routes, ...] = (
+    *(module.routes for module in (system, docs, users, keys, files, jobs, models)),
+    *admin.routes,  # before the services, whose ids stand in the same place
+    *(module.routes for module in (services, audit, secrets)),
 )
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]

@@ -8,7 +8,6 @@ so the chain never forks and has no gaps.
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -136,29 +135,33 @@ def entries(
 
 def verify(connection: Connection, kept: Head | None = None) -> Verdict:
     """Recompute the chain from its start; `kept`, an earlier head, must lie on it."""
-    expected, last = 1, Head(seq=0, hash=GENESIS)
-    for row in _rows(connection):
-        values = dict(row._mapping)
-        problem = None
-        if row.seq != expected:
-            problem = f"entry {expected} is missing"
-        elif row.prev_hash != last.hash:
-            problem = "it does not link to the entry before it"
-        elif row.hash != _hash(values):
-            problem = "its content was changed"
-        elif kept is not None and kept.seq == row.seq and kept.hash != row.hash:
-            problem = "it is not the entry of the kept head"
-        if problem is not None:
-            return Verdict(ok=False, entries=expected - 1, broken_at=row.seq, problem=problem, head=last)
-        expected, last = expected + 1, Head(seq=row.seq, hash=row.hash)
+    last = Head(seq=0, hash=GENESIS)
+    if kept is not None and kept.seq == 0 and kept != last:
+        return Verdict(ok=False, entries=0, broken_at=0, problem=_NOT_KEPT, head=last)
+    with connection.execution_options(yield_per=1000).execute(sa.select(audit).order_by(audit.c.seq)) as rows:
+        for row in rows:
+            problem = _problem(row, last, kept)
+            if problem is not None:
+                return Verdict(ok=False, entries=last.seq, broken_at=row.seq, problem=problem, head=last)
+            last = Head(seq=row.seq, hash=row.hash)
     if kept is not None and kept.seq > last.seq:
         problem = f"the log ends at {last.seq}, before the kept head {kept.seq}"
         return Verdict(ok=False, entries=last.seq, broken_at=last.seq + 1, problem=problem, head=last)
     return Verdict(ok=True, entries=last.seq, broken_at=None, problem=None, head=last)
 
 
-def _rows(connection: Connection) -> Iterator[Row[Any]]:
-    yield from connection.execution_options(yield_per=1000).execute(sa.select(audit).order_by(audit.c.seq))
+_NOT_KEPT = "it is not the entry of the kept head"
+
+
+def _problem(row: Row[Any], last: Head, kept: Head | None) -> str | None:
+    """Say what is wrong with `row` behind the entry `last`, if anything is."""
+    if row.seq != last.seq + 1:
+        return f"entry {last.seq + 1} is missing"
+    if row.prev_hash != last.hash:
+        return "it does not link to the entry before it"
+    if row.hash != _hash(dict(row._mapping)):
+        return "its content was changed"
+    return _NOT_KEPT if kept is not None and kept.seq == row.seq and kept.hash != row.hash else None
 
 
 def _entry(row: Row[Any]) -> Entry:

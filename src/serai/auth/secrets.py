@@ -118,9 +118,14 @@ class SecretStore:
         return nonce + self._cipher.encrypt(nonce, value.encode(), name.encode())
 
     def _decrypt(self, name: str, ciphertext: bytes) -> str:
+        if not ciphertext:
+            raise ConfigurationError(
+                f"The secret {name} has no value: it came from the environment and does so no longer.",
+                hint=f"Set SERAI_SECRET_{name.upper()} again, or store a value with PUT /secrets/{{name}}.",
+            )
         try:
             return self._cipher.decrypt(ciphertext[:_NONCE], ciphertext[_NONCE:], name.encode()).decode()
-        except (InvalidTag, ValueError):  # ValueError: nothing is stored, as the environment gave the value
+        except (InvalidTag, ValueError):  # ValueError: too short to be what was written
             raise ConfigurationError(
                 f"The secret {name} cannot be decrypted with the key in use.",
                 hint="Give the former SERAI_SECRETS_KEY, or set the secret anew.",

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from serai import __version__
-from serai.cli import audit, database, doctor, jobs, keys, serve, users
+from serai.cli import aliases, audit, database, doctor, jobs, keys, models, serve, services, users, versions
 from serai.cli.output import ClientOptions, fail
 
 app = typer.Typer(
@@ -33,6 +33,10 @@ def demo() -> None:
     demo()
 
 
+app.add_typer(models.app, name="models")
+app.add_typer(versions.app, name="versions")
+app.add_typer(aliases.app, name="aliases")
+app.add_typer(services.app, name="services")
 app.add_typer(keys.app, name="keys")
 app.add_typer(users.app, name="users")
 app.add_typer(jobs.app, name="jobs")

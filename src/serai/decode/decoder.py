@@ -167,9 +167,13 @@ class Decoder:
             with anyio.move_on_after(self._limits.seconds):
                 await anyio.wait_readable(ours)
                 try:
-                    return ours.recv(MAX_MESSAGE_BYTES)
+                    packet = ours.recv(MAX_MESSAGE_BYTES)
                 except OSError:
-                    return b""
+                    packet = b""
+                if packet:
+                    # Until the child is buried, for it counts as one of those that work at once.
+                    await anyio.wait_readable(ours)
+                return packet
         raise refused("time", self._limits)
 
     async def _submit(self, packet: bytes, descriptors: list[int]) -> None:
@@ -242,13 +246,10 @@ def _spool(data: Source, accepted: Mapping[str, str]) -> tuple[MediaType, FileIO
 
 
 def _opened(file: Path | BinaryIO) -> FileIO:
-    """Return a descriptor of our own: of an open file another one of the same, so that its owner may close it."""
-    return FileIO(file if isinstance(file, Path) else os.dup(file.fileno()))
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    # Without this a named pipe would be waited for.
-    return os.open(path, flags | os.O_NONBLOCK)
+    """Return a descriptor of our own, at its start: an open file is opened anew, for its owner may go on with it."""
+    path = file if isinstance(file, Path) else f"/proc/self/fd/{file.fileno()}"
+    # Without O_NONBLOCK a named pipe would be waited for.
+    return FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
 
 
 def _memory_file() -> FileIO:

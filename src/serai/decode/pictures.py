@@ -41,14 +41,13 @@ def to_pixels(file: BinaryIO, media_type: str, limits: Limits, max_side: int | N
     Of an animation it is the first frame. Raises like `probe`.
     """
     image = _open(file, media_type, limits)
-    size, orientation = image.size, _orientation(image)
+    size = image.size
     if max_side is not None:
         image.draft(None, (max_side, max_side))
     image.load()
-    # Pillow turns a TIFF while loading it, and finds the EXIF data of a PNG only then.
-    left_to_do = _orientation(image)
-    info = _describe(image, media_type, size, max(orientation, left_to_do))
-    upright = image.transpose(_UPRIGHT[left_to_do]) if left_to_do in _UPRIGHT else image
+    orientation = _orientation(image)  # only now: the EXIF data of a PNG may follow its pixels
+    info = _describe(image, media_type, size, orientation)
+    upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
     width, height, mode = write_pixels(upright, max_side, sink)
     return Pixels(info=info, width=width, height=height, mode=mode)
 
@@ -90,6 +89,9 @@ def _describe(image: Image.Image, media_type: str, size: tuple[int, int], orient
 
 
 def _orientation(image: Image.Image) -> int:
+    """Return what is left to do: Pillow turns a TIFF by itself, and tells its size as turned."""
+    if image.format == "TIFF":
+        return 1
     try:
         # Not the method of PNG files, which decodes the whole picture.
         value = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)

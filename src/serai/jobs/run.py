@@ -16,6 +16,7 @@ from serai.errors import InternalError, InvalidInput, SeraiError, Unavailable
 from serai.events import Done, Event, Failed, Final, Text
 from serai.jobs import store
 from serai.jobs.feed import Feed
+from serai.jobs.group import GroupedWrites
 from serai.jobs.model import ClaimLost, Job, JobStalled, backoff_s, is_retryable
 from serai.jobs.runner import JobContext, Runner
 from serai.jobs.spool import Spool
@@ -40,6 +41,7 @@ class Parts:
     """What every run of a server uses."""
 
     database: Database
+    writes: GroupedWrites
     clock: Clock
     feed: Feed
     folder: Path
@@ -133,10 +135,10 @@ class Run:
     async def _record(self) -> None:
         while True:
             await self._dirty.wait()
+            await asyncio.sleep(COALESCE_S)  # a job that ends sooner writes its events with its end
             self._dirty.clear()
             async with self._storing:
                 await self._store_events()
-            await asyncio.sleep(COALESCE_S)
 
     async def _store_events(self) -> None:
         """Write what waits; what cannot be written now waits on, what never can ends the run."""
@@ -196,11 +198,9 @@ class Run:
         return None
 
     async def _end_with(self, done: Done, outcome: Outcome) -> None:
-        database, clock = self._parts.database, self._parts.clock
+        writes, clock = self._parts.writes, self._parts.clock
         try:
-            await self._persist(
-                lambda: database.run(store.finish, clock, self.job.id, self.claim, done.result, outcome)
-            )
+            await self._persist(lambda: writes.run(store.finish, clock, self.job.id, self.claim, done.result, outcome))
         except (InvalidInput, InternalError) as error:  # a result that cannot be stored, a blob that is not there
             await self._fail(Failed.of(error), replace(outcome, events=()), is_final=True)
 
@@ -208,10 +208,10 @@ class Run:
         pause_s = None
         if is_retryable(failed.code) and not is_final:
             pause_s = backoff_s(self.job.error_count + 1, self._parts.random())
-        database, clock = self._parts.database, self._parts.clock
+        writes, clock = self._parts.writes, self._parts.clock
 
         def write(left: Outcome) -> Awaitable[Job]:
-            return database.run(store.fail, clock, self.job.id, self.claim, failed, pause_s=pause_s, outcome=left)
+            return writes.run(store.fail, clock, self.job.id, self.claim, failed, pause_s=pause_s, outcome=left)
 
         try:
             await self._persist(lambda: write(outcome))
@@ -220,7 +220,7 @@ class Run:
 
     async def _write(self, function: Callable[..., Job], outcome: Outcome) -> Job:
         parts = self._parts
-        return await parts.database.run(function, parts.clock, self.job.id, self.claim, outcome)
+        return await parts.writes.run(function, parts.clock, self.job.id, self.claim, outcome)
 
     async def _persist(self, write: Callable[[], Awaitable[Job]]) -> None:
         """Write the end, however long the database is away: what was done must not be done again."""

@@ -120,7 +120,7 @@ class Supervisor:
         wanted = {name: count for name, count in free.items() if count > 0}
         if not wanted:
             return 0
-        taken: list[Job] = await self._parts.database.run(
+        taken: list[Job] = await self._parts.writes.run(
             store.claim,
             self._parts.clock,
             token=self._new_id("claim"),

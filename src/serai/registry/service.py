@@ -18,6 +18,9 @@ from serai.registry.failure import Failure
 from serai.registry.reference import check_id
 from serai.registry.source import Benchmark, Value
 
+ADMIN = "admin"
+"""No service has this id."""
+
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -153,6 +156,8 @@ def check_shape(service: Service) -> None:
     Whether what it names exists and fits is asked of a snapshot (`checks.check_service`).
     """
     check_id(service.id)
+    if service.id == ADMIN:
+        raise InvalidInput.at("id", f"must not be {ADMIN!r}: /services/{ADMIN}/… are paths of their own")
     if not service.name.strip():
         raise InvalidInput.at("name", "must not be empty")
     check_weights(service.revision.targets)

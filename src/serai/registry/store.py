@@ -307,7 +307,7 @@ def _of(
     connection: Connection, query: sa.Select[Any], column: sa.ColumnElement[Any], ids: Iterable[str] | None
 ) -> Iterable[Row[Any]]:
     if ids is None:
-        yield from connection.execution_options(yield_per=_BATCH).execute(query)
+        yield from connection.execute(query.execution_options(yield_per=_BATCH))
         return
     wanted = sorted(set(ids))
     for start in range(0, len(wanted), _BATCH):

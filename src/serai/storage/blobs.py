@@ -10,8 +10,8 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -109,8 +109,9 @@ class FileBlobs:
     async def put(self, chunks: AsyncIterable[bytes] | bytes, *, max_bytes: int) -> Blob:
         incoming = await run_sync(_Incoming, self._root, max_bytes, self._min_free_bytes)
         try:
-            async for piece in _gather(chunks):
-                await run_sync(incoming.write, piece)
+            async with aclosing(_gather(chunks)) as pieces:
+                async for piece in pieces:
+                    await run_sync(incoming.write, piece)
             return await run_sync(incoming.commit, self._clock.now())
         finally:
             with CancelScope(shield=True):
@@ -172,7 +173,7 @@ class FileBlobs:
 
 
 class MemoryBlobs:
-    """Blobs in this process's memory: for tests, and for a server that keeps nothing."""
+    """Blobs in this process's memory, for tests: hashing happens on the event loop's thread."""
 
     def __init__(self, *, clock: Clock, capacity_bytes: int = 2**30) -> None:
         self._clock = clock
@@ -181,10 +182,11 @@ class MemoryBlobs:
 
     async def put(self, chunks: AsyncIterable[bytes] | bytes, *, max_bytes: int) -> Blob:
         gathered = bytearray()
-        async for piece in _gather(chunks):
-            gathered += piece
-            if len(gathered) > max_bytes:
-                raise _too_large(max_bytes)
+        async with aclosing(_gather(chunks)) as pieces:
+            async for piece in pieces:
+                gathered += piece
+                if len(gathered) > max_bytes:
+                    raise _too_large(max_bytes)
         data = bytes(gathered)
         digest = hashlib.sha256(data).hexdigest()
         others = sum(len(kept) for name, (kept, _) in self._kept.items() if name != digest)
@@ -321,7 +323,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-async def _gather(chunks: AsyncIterable[bytes] | bytes) -> AsyncIterator[bytes]:
+async def _gather(chunks: AsyncIterable[bytes] | bytes) -> AsyncGenerator[bytes]:
     """Yield the same bytes in pieces of at least `_WRITE_BYTES`, the last one apart."""
     if isinstance(chunks, bytes):
         yield chunks

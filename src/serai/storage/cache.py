@@ -298,7 +298,8 @@ class RedisCache:
         async with self._payment:  # two payments of one delete would undo what was set between them
             with self._lock:
                 owed = dict(self._owed)
-            await self._write_deletes(owed)
+            if owed:
+                await self._write_deletes(owed)
             with self._lock:
                 for key, number in owed.items():
                     if self._owed.get(key) == number:

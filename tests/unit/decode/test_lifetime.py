@@ -112,6 +112,7 @@ async def test_a_zygote_that_died_idle_is_not_noticed(decoder: Decoder) -> None:
     await decoder.image(PICTURE)
     (zygote,) = zygotes() - before
     os.kill(zygote, signal.SIGKILL)
+    await until(lambda: not alive(zygote))
     assert (await decoder.image(PICTURE)).width == 64
 
 

@@ -16,6 +16,7 @@ from serai.events import Event
 from serai.ids import new_id
 from serai.jobs import store
 from serai.jobs.feed import Feed, Followed
+from serai.jobs.group import GroupedWrites
 from serai.jobs.model import Job
 from serai.jobs.run import Parts
 from serai.jobs.runner import JobContext, Resource, Runners
@@ -68,6 +69,13 @@ class Server:
     async def get(self, job: Job) -> Job:
         return await self.database.read(store.get, job.id, owner_id=None)
 
+    async def until(self, job: Job, condition: Callable[[Job], bool]) -> Job:
+        """Wait for the row to be as `condition` says."""
+        async with asyncio.timeout(30):
+            while not condition(row := await self.get(job)):  # noqa: ASYNC110 - a row is what is waited for
+                await asyncio.sleep(0.01)
+        return row
+
     async def cancel(self, job: Job) -> Job:
         return await self.database.run(store.cancel, self.clock, job.id, owner_id="ann")
 
@@ -93,7 +101,14 @@ def serve(tmp_path: Path) -> StartServer:
         runners = Runners([Resource(name="cpu", concurrency=concurrency)], [runner or Scripted(scripts)])
         incarnation = new_id("srv")
         folder = tmp_path / incarnation
-        parts = Parts(database=database, clock=clock, feed=feed, folder=folder, random=random.random)
+        parts = Parts(
+            database=database,
+            writes=GroupedWrites(database),
+            clock=clock,
+            feed=feed,
+            folder=folder,
+            random=random.random,
+        )
         supervisor = Supervisor(
             runners, parts, incarnation=incarnation, is_alone=False, new_id=new_id, pace=Pace(poll_s=0.2, **pace)
         )

@@ -24,6 +24,7 @@ class Steps:
     async def __call__(self, context: JobContext) -> AsyncGenerator[Event, None]:
         while True:
             yield await self.queue.get()
+            self.queue.task_done()
 
     def send(self, *events: Event) -> None:
         for event in events:
@@ -82,8 +83,7 @@ async def test_text_reaches_every_follower_whole_and_in_order(database: Database
             seen_by_slow.append(await anext(slow))
         late = asyncio.create_task(server.follow(job))
         steps.send(*deltas[1000:])
-        while not steps.queue.empty():
-            await asyncio.sleep(0)
+        await steps.queue.join()
         seen_by_slow += [await anext(slow) for _ in range(900)]
         seen_by_slow += [await anext(slow) for _ in range(2000 - sum(isinstance(f.event, Text) for f in seen_by_slow))]
         steps.send(Done(result={}))
@@ -146,8 +146,7 @@ async def test_a_foreign_job_and_an_evicted_offset_are_refused(
     steps.send(*(Progress(stage=stage) for stage in "abcdef"), Done(result={}))
     async with serve(database, {"steps": steps}) as server:
         job = await server.put("steps")
-        while not (await server.get(job)).is_terminal:
-            await asyncio.sleep(0.01)
+        await server.until(job, lambda row: row.is_terminal)
         with pytest.raises(JobNotFound):
             await anext(server.feed.follow(job.id, owner_id="eve", after=None))
         with pytest.raises(EventsGone):

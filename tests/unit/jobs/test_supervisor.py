@@ -13,6 +13,7 @@ from serai.errors import DatabaseUnavailable, DiskFull, NotFound, UpstreamFailed
 from serai.events import Done, Event, Failed, Progress
 from serai.ids import new_id
 from serai.jobs import store
+from serai.jobs.group import GroupedWrites
 from serai.jobs.runner import JobContext
 from serai.storage.database import Database
 from serai.storage.tables.jobs import job_events, jobs
@@ -235,8 +236,7 @@ async def test_leases_are_renewed_while_the_work_goes_on(database: Database, ser
         job = await server.put("gate")
         await gate.begun.wait()
         first = (await server.get(job)).lease_until
-        while (await server.get(job)).lease_until == first:
-            await asyncio.sleep(0.01)
+        await server.until(job, lambda row: row.lease_until != first)
         gate.go.set()
         ended = await server.ended(job)
     assert (ended.attempts, ended.crash_count, ended.status) == (1, 0, "succeeded")
@@ -263,20 +263,20 @@ async def test_an_end_waits_for_a_database_that_is_away(
     database: Database, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Work that was done is not done again because its end could not be written at once."""
-    real, refused = database.run, [DatabaseUnavailable("away"), DiskFull("full")]
+    real, refused = GroupedWrites.run, [DatabaseUnavailable("away"), DiskFull("full")]
     runs = 0
 
-    async def run(function: Any, *args: Any, **kwargs: Any) -> Any:
+    async def run(writes: GroupedWrites, function: Any, *args: Any, **kwargs: Any) -> Any:
         if function is store.finish and refused:
             raise refused.pop()
-        return await real(function, *args, **kwargs)
+        return await real(writes, function, *args, **kwargs)
 
     async def once(context: JobContext) -> AsyncGenerator[Event, None]:
         nonlocal runs
         runs += 1
         yield Done(result={})
 
-    monkeypatch.setattr(database, "run", run)
+    monkeypatch.setattr(GroupedWrites, "run", run)
     async with serve(database, {"once": once}) as server:
         job = await server.ended(await server.put("once"))
     assert (job.status, runs, refused) == ("succeeded", 1, [])

@@ -96,11 +96,13 @@ def test_a_second_server_is_refused_and_told_which_one_runs(tmp_path: Path) -> N
 
 
 def test_a_private_file_is_replaced_whole(tmp_path: Path) -> None:
-    """The file has mode 0600, the last content, and nothing is left beside it."""
+    """The file has mode 0600 and the last content; who reads the old one reads it whole; nothing is left beside it."""
     home = Home.open(tmp_path / "home")
-    for data in (b"one", b"two"):
-        path = home.write_private("key", data)
-    assert (path.read_bytes(), mode(path), names(home.path)) == (b"two", 0o600, ["key"])
+    path = home.write_private("key", b"one")
+    with path.open("rb") as reader:
+        assert home.write_private("key", b"second") == path
+        assert reader.read() == b"one"
+    assert (path.read_bytes(), mode(path), names(home.path)) == (b"second", 0o600, ["key"])
 
 
 def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:

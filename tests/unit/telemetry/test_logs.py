@@ -28,8 +28,13 @@ log = structlog.get_logger("serai.test")
 
 @pytest.fixture(autouse=True)
 def _undo() -> Iterator[None]:
+    configured, configuration = structlog.is_configured(), structlog.get_config()
+    structlog.reset_defaults()
     yield
     logs.reset()
+    structlog.reset_defaults()
+    if configured:
+        structlog.configure(**configuration)
 
 
 @pytest.fixture
@@ -266,8 +271,10 @@ def test_reset_leaves_logging_as_it_was(folder: Path) -> None:
 
     def state() -> object:
         loggers = [logging.getLogger(name) for name in (None, "uvicorn", "uvicorn.access", "httpx", "sqlalchemy")]
-        return [(each.level, each.handlers[:], each.propagate) for each in loggers], threading.active_count()
+        standard = [(each.level, each.handlers[:], each.propagate) for each in loggers]
+        return standard, threading.active_count(), structlog.is_configured(), structlog.get_config()
 
+    structlog.configure(processors=[structlog.processors.JSONRenderer()])
     before = state()
     configure(folder)
     configure(folder, level="debug")
@@ -275,7 +282,11 @@ def test_reset_leaves_logging_as_it_was(folder: Path) -> None:
     logs.reset()
     logs.reset()
     assert state() == before
-    assert not structlog.is_configured()
+    structlog.reset_defaults()
+    before = state()
+    configure(folder)
+    logs.reset()
+    assert state() == before
 
 
 def test_a_folder_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from serai.api.native.models import Force, ModelId, Number
 from serai.api.wire import Cursor, Limit, Page
 from serai.auth.policy import Role
 
-model_routes = Routes("models")
-service_routes = Routes("services")
+_models, _services = Routes("models"), Routes("services")
+routes = (_models, _services)
 
 
 class VersionNamed(wire.RegistryIn):
@@ -36,31 +36,31 @@ class ServiceVersion(wire.RegistryIn):
     reason: wire.Remark = ""
 
 
-@model_routes.post("/services/admin/create/model/{model_id}/version", access=Role.MODERATOR, status_code=201)
+@_models.post("/services/admin/create/model/{model_id}/version", access=Role.MODERATOR, status_code=201)
 async def create_version(request: Request, model_id: ModelId, body: wire.VersionIn) -> wire.VersionOut:
     """Add a version. The same as POST /models/{model_id}/versions."""
     return await models.create_version(request, model_id, body)
 
 
-@model_routes.patch("/services/admin/deprecate/model/version", access=Role.MODERATOR)
+@_models.patch("/services/admin/deprecate/model/version", access=Role.MODERATOR)
 async def deprecate_version(request: Request, body: DeprecateNamed, force: Force = False) -> wire.VersionOut:
     """Deprecate a version. The same as PATCH /models/{model_id}/versions/{version}/deprecate."""
     return await models.deprecate_version(request, body.model_id, body.version, body, force)
 
 
-@model_routes.patch("/services/admin/publish/model/version", access=Role.MODERATOR)
+@_models.patch("/services/admin/publish/model/version", access=Role.MODERATOR)
 async def publish_version(request: Request, body: VersionNamed) -> wire.VersionOut:
     """Publish a version. The same as PATCH /models/{model_id}/versions/{version}/publish."""
     return await models.publish_version(request, body.model_id, body.version)
 
 
-@model_routes.patch("/services/admin/unpublish/model/version", access=Role.MODERATOR)
+@_models.patch("/services/admin/unpublish/model/version", access=Role.MODERATOR)
 async def unpublish_version(request: Request, body: VersionNamed, force: Force = False) -> wire.VersionOut:
     """Take a version back from publication. The same as PATCH /models/{model_id}/versions/{version}/unpublish."""
     return await models.unpublish_version(request, body.model_id, body.version, force)
 
 
-@model_routes.get("/services/admin/model/{model_id}/versions", access=Role.MODERATOR)
+@_models.get("/services/admin/model/{model_id}/versions", access=Role.MODERATOR)
 async def list_versions(
     request: Request, model_id: ModelId, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[wire.VersionOut]:
@@ -68,19 +68,19 @@ async def list_versions(
     return await models.list_versions(request, model_id, limit, cursor)
 
 
-@model_routes.get("/services/admin/model/{model_id}/version/{version}/services", access=Role.MODERATOR)
+@_models.get("/services/admin/model/{model_id}/version/{version}/services", access=Role.MODERATOR)
 async def version_services(request: Request, model_id: ModelId, version: Number) -> wire.ImpactOut:
     """Tell who uses a version. The same as GET /models/{model_id}/versions/{version}/services."""
     return await models.version_services(request, model_id, version)
 
 
-@model_routes.get("/services/admin/model/{model_id}/deprecated-version-services", access=Role.MODERATOR)
+@_models.get("/services/admin/model/{model_id}/deprecated-version-services", access=Role.MODERATOR)
 async def deprecated_version_services(request: Request, model_id: ModelId) -> wire.DeprecatedUses:
     """Tell who still uses deprecated versions. The same as GET /models/{model_id}/deprecated-version-services."""
     return await models.deprecated_version_services(request, model_id)
 
 
-@service_routes.patch("/services/admin/update/service/version", access=Role.MODERATOR)
+@_services.patch("/services/admin/update/service/version", access=Role.MODERATOR)
 async def update_service_version(request: Request, body: ServiceVersion) -> wire.ServiceOut:
     """Switch a service. The same as PATCH /services/{service_id}/version."""
     wanted = wire.SwitchIn(version=body.model_version, reason=body.reason)
