@@ -89,17 +89,22 @@ def dbos_peer(where: str, folder: str) -> tuple[Enqueue, Callable[[], object]]:
 
     url = where if "://" in where else f"sqlite:///{where}"
 
-    def serve() -> None:
+    def launch() -> None:
         DBOS(config={"name": "bench", "system_database_url": url, "application_version": "1", "log_level": "ERROR"})
         Queue("jobs", worker_concurrency=CONCURRENCY)
         DBOS.workflow(name="work")(work)
         DBOS.launch()
+
+    def serve() -> None:
+        launch()
         signal.pause()
 
     client: list[Any] = []
 
     def put(number: int, seconds: float) -> None:
         if not client:
+            launch()  # makes the tables
+            DBOS.destroy()
             client.append(DBOSClient(system_database_url=url))
         client[0].enqueue({"queue_name": "jobs", "workflow_name": "work", "app_version": "1"}, folder, number, seconds)
 

@@ -22,7 +22,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "postgres": None if find_postgresql() else "PostgreSQL's binaries are not installed (apt install postgresql)",
         "redis": None if find_redis() else "the Redis server is not installed (apt install redis-server)",
     }
+    no_device = None if shutil.which("nvidia-smi") else "there is no CUDA device (see 'make test-gpu')"
     for item in items:
+        if no_device and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=no_device))
         for marker, reason in missing.items():
             if reason and item.get_closest_marker(marker):
                 if CI:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
@@ -124,11 +124,11 @@ def test_any_json_survives_and_verifies(database: Database, before: Any, after: 
     assert verdict(database).ok
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": object()}, {1, 2}])
-def test_what_is_no_json_is_not_logged_half(database: Database, value: object) -> None:
+def test_what_is_no_json_is_not_logged_half(database: Database) -> None:
     """A defect of the caller fails its transaction and leaves no entry."""
-    with pytest.raises((ValueError, TypeError)):
-        database.run_sync(audit.record, ADA, "a", "thing", "1", at=NOW, after=value)
+    for value in (float("nan"), float("inf"), {"a": object()}, {1, 2}):
+        with pytest.raises((ValueError, TypeError)):
+            database.run_sync(audit.record, ADA, "a", "thing", "1", at=NOW, after=value)
     assert database.read_sync(audit.head).seq == 0
 
 
@@ -147,12 +147,12 @@ def test_an_entry_exists_exactly_if_its_change_does(database: Database) -> None:
     assert verdict(database).ok
 
 
-@pytest.mark.parametrize("statement", ["UPDATE audit SET actor = 'eve'", "DELETE FROM audit"])
-def test_the_database_itself_refuses_changes(database: Database, statement: str) -> None:
+def test_the_database_itself_refuses_changes(database: Database) -> None:
     """The log is append-only for everybody who does not take the triggers off."""
     write(database, 2)
-    with pytest.raises(Exception, match="append-only"):
-        database.run_sync(lambda connection: connection.execute(sa.text(statement)))
+    for statement in (sa.update(table).values(actor="eve"), sa.delete(table)):
+        with pytest.raises(sa.exc.DBAPIError, match="append-only"):
+            database.run_sync(Connection.execute, statement)
     assert (verdict(database).ok, verdict(database).entries) == (True, 2)
 
 
@@ -300,6 +300,21 @@ def test_writers_at_once_make_one_chain(database: Database) -> None:
 class TestReading:
     """Filters and pages."""
 
+    FOUND: ClassVar[list[tuple[dict[str, Any], list[int]]]] = [
+        ({}, [8, 7, 6, 5, 4, 3, 2, 1]),
+        ({"actor": "user_1"}, [8, 6, 4, 2]),
+        ({"kind": "kind_1"}, [8, 7, 4, 3]),
+        ({"kind": "kind_1", "object_id": "thing_3"}, [4]),
+        ({"action": "removed", "actor": "user_0"}, [7, 5]),
+        ({"since": NOW + timedelta(seconds=5)}, [8, 7, 6]),
+        ({"until": NOW + timedelta(seconds=2)}, [2, 1]),
+        ({"since": NOW + timedelta(seconds=2), "until": NOW + timedelta(seconds=4)}, [4, 3]),
+        ({"before_seq": 3}, [2, 1]),
+        ({"actor": ""}, []),
+        ({"actor": "user_1' OR '1'='1"}, []),
+        ({"object_id": "%"}, []),
+    ]
+
     @pytest.fixture(autouse=True)
     def _log(self, database: Database) -> None:
         """Eight entries: two actors, two kinds, a second apart."""
@@ -317,26 +332,11 @@ class TestReading:
 
         database.run_sync(function)
 
-    @pytest.mark.parametrize(
-        ("filters", "found"),
-        [
-            ({}, [8, 7, 6, 5, 4, 3, 2, 1]),
-            ({"actor": "user_1"}, [8, 6, 4, 2]),
-            ({"kind": "kind_1"}, [8, 7, 4, 3]),
-            ({"kind": "kind_1", "object_id": "thing_3"}, [4]),
-            ({"action": "removed", "actor": "user_0"}, [7, 5]),
-            ({"since": NOW + timedelta(seconds=5)}, [8, 7, 6]),
-            ({"until": NOW + timedelta(seconds=2)}, [2, 1]),
-            ({"since": NOW + timedelta(seconds=2), "until": NOW + timedelta(seconds=4)}, [4, 3]),
-            ({"before_seq": 3}, [2, 1]),
-            ({"actor": ""}, []),
-            ({"actor": "user_1' OR '1'='1"}, []),
-            ({"object_id": "%"}, []),
-        ],
-    )
-    def test_filters_narrow(self, database: Database, filters: dict[str, Any], found: list[int]) -> None:
+    def test_filters_narrow(self, database: Database) -> None:
         """Each filter that is given must match; `since` is included and `until` is not."""
-        assert [entry.seq for entry in database.read_sync(audit.entries, limit=99, **filters)] == found
+        for filters, found in self.FOUND:
+            seen = [entry.seq for entry in database.read_sync(audit.entries, limit=99, **filters)]
+            assert seen == found, filters
 
     def test_pages_meet_every_entry_once(self, database: Database) -> None:
         """`before_seq` of the last one of a page is where the next begins."""

@@ -635,8 +635,17 @@ class QueueMachine(RuleBasedStateMachine):
         round_ = 1 + max([*served, *same], default=0)
         assert (job.round, job.rank) == (round_, round_ + ROUNDS_PER_PRIORITY * priority)
         self.model[job.id] = {
-            "owner": owner, "priority": priority, "round": round_, "rank": job.rank, "status": "queued",
-            "claim": None, "asked": False, "errors": 0, "crashes": 0, "attempts": 0, "events": 0,
+            "owner": owner,
+            "priority": priority,
+            "round": round_,
+            "rank": job.rank,
+            "status": "queued",
+            "claim": None,
+            "asked": False,
+            "errors": 0,
+            "crashes": 0,
+            "attempts": 0,
+            "events": 0,
         }
 
     @rule(n=st.integers(1, 3))

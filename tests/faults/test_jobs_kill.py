@@ -38,7 +38,7 @@ def test_a_server_that_dies_at_a_point_loses_nothing(point: str, database: Datab
     if point.startswith("fail"):
         made.append(put(database, "late", fail_first=True))
     where, options = where_of(database), ["--alone", "--lease-s", "0.6"]
-    if point.startswith("renew"):  # runs must last until a beat
+    if point.startswith(("renew", "append_events")):  # runs must last until a beat, or a write of events
         options += ["--step-s", "0.3"]
     if point.startswith("recover"):  # there must be something to recover
         with ServerProgram(where, tmp_path / "a", *options, "--point", "runner:end") as first:

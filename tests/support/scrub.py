@@ -7,7 +7,9 @@ from urllib.parse import unquote
 
 LEAKS: Final = {
     "an address in memory": re.compile(r"\b0x[0-9a-fA-F]{4,}"),
-    "a path of the server": re.compile(r"(?<![\w.:/-])/(?:home|root|tmp|usr|var|etc|opt|proc|srv|mnt|lib|work)/[\w.-]+"),
+    "a path of the server": re.compile(
+        r"(?<![\w.:/-])/(?:home|root|tmp|usr|var|etc|opt|proc|srv|mnt|lib|work)/[\w.-]+"
+    ),
     "a file of source": re.compile(r"\b[\w/-]+\.(?:py|so|db|sock)\b"),
     "a traceback": re.compile(r"Traceback|\bline \d+, in\b|most recent call last"),
     "SQL": re.compile(

@@ -46,38 +46,47 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def check(value: Any) -> None:
     """Raise unless every number, string and level of a parsed value is within bounds."""
+    _check_leaf(value, "body")
     stack: list[tuple[Any, str, int]] = [(value, "", 1)]
-    nodes = 0
+    nodes = 1
     while stack:
-        item, path, depth = stack.pop()
-        nodes += 1
+        container, path, depth = stack.pop()
+        if not isinstance(container, dict | list):
+            continue
+        if depth >= MAX_DEPTH and container:
+            raise MalformedRequest(f"The JSON is nested deeper than {MAX_DEPTH} levels.")
+        nodes += len(container)
         if nodes > MAX_NODES:
             raise TooLarge(f"The JSON holds more than {MAX_NODES} values.")
-        if depth > MAX_DEPTH:
-            raise MalformedRequest(f"The JSON is nested deeper than {MAX_DEPTH} levels.")
-        if isinstance(item, str):
-            check_text(item, path or "body")
-        elif isinstance(item, bool):
-            continue
-        elif isinstance(item, int) and item not in _INT64:
-            raise InvalidInput.at(path or "body", "is an integer beyond 64 bits")
-        elif isinstance(item, float) and not math.isfinite(item):
-            raise InvalidInput.at(path or "body", "is a number out of range")
-        elif isinstance(item, dict):
-            for key, member in item.items():
-                check_text(key, "a member's name")
-                stack.append((member, _join(path, key), depth + 1))
-        elif isinstance(item, list):
-            stack.extend((member, _join(path, str(index)), depth + 1) for index, member in enumerate(item))
+        for name, member in container.items() if isinstance(container, dict) else enumerate(container):
+            if isinstance(name, str):
+                check_text(name, "a member's name")
+            if isinstance(member, dict | list):
+                stack.append((member, _join(path, str(name)), depth + 1))
+            elif member is not None and member is not True and member is not False:
+                _check_leaf(member, path, name)
+
+
+def _check_leaf(value: Any, path: str, name: str | int = "") -> None:
+    """Raise for a string or number out of bounds; its place is put together only then: there may be many."""
+    if isinstance(value, str):
+        if not value.isascii() or "\x00" in value:
+            check_text(value, _join(path, str(name)))
+    elif isinstance(value, int) and value not in _INT64:
+        raise InvalidInput.at(_join(path, str(name)), "is an integer beyond 64 bits")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInput.at(_join(path, str(name)), "is a number out of range")
 
 
 def check_text(text: str, field: str) -> None:
     """Raise InvalidInput for a character that a database cannot hold."""
     if "\x00" in text:
         raise InvalidInput.at(field[:200], "holds the character NUL")
-    if any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else False:
-        raise InvalidInput.at(field[:200], "holds a lone surrogate")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput.at(field[:200], "holds a lone surrogate") from None
 
 
 def _join(path: str, name: str) -> str:
-    return f"{path}.{name[:100]}" if path else name[:100]
+    return ".".join(part for part in (path, name[:100]) if part)

@@ -138,7 +138,8 @@ def verify(connection: Connection, kept: Head | None = None) -> Verdict:
     last = Head(seq=0, hash=GENESIS)
     if kept is not None and kept.seq == 0 and kept != last:
         return Verdict(ok=False, entries=0, broken_at=0, problem=_NOT_KEPT, head=last)
-    with connection.execution_options(yield_per=1000).execute(sa.select(audit).order_by(audit.c.seq)) as rows:
+    query = sa.select(audit).order_by(audit.c.seq).execution_options(yield_per=1000)
+    with connection.execute(query) as rows:
         for row in rows:
             problem = _problem(row, last, kept)
             if problem is not None:

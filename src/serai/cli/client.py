@@ -31,6 +31,7 @@ class Client:
         headers = {"authorization": f"Bearer {found.api_key}"} if found.api_key else {}
         self.url = found.url
         self._http = httpx.Client(base_url=found.url, headers=headers, timeout=30, trust_env=False)
+        context.call_on_close(self._http.close)
 
     def call(self, method: str, path: str, *, body: Any = None, **parameters: Any) -> Any:
         """Return the JSON answer (None for 204). Raises Refused, or UpstreamFailed without a server."""

@@ -150,7 +150,8 @@ def impact(context: typer.Context, model: str, version: str) -> None:
     if options_of(context).as_json:
         show(context, found)
         return
-    show(context, found["uses"], ("service", "reference", "role", "published"))
+    uses = [{**use, "published": "yes" if use["published"] else "no"} for use in found["uses"]]
+    show(context, uses, ("service", "reference", "role", "published"))
     print(f"aliases: {', '.join(found['aliases']) or 'none'}")
 
 

@@ -8,10 +8,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy.engine import Connection
-
 from serai.errors import DatabaseUnavailable
-from serai.storage.database import Database
+from serai.storage.database import Connection, Database
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -105,7 +105,9 @@ async def test_a_key_for_services_changes_no_model_by_an_old_path(server_on_both
     made = await said(server_on_both.admin.post("/keys", json={"name": "narrow", "scopes": ["services"]}), 201)
     async with server_on_both.client(made["key"]) as client:
         await said(client.post(f"{ADMIN}/create/model/m/version", json={"version": "2.0.0"}), 403)
-        refused = await client.patch(f"{ADMIN}/update/service/version", json={"serviceId": "x", "modelVersion": "1.0.0"})
+        refused = await client.patch(
+            f"{ADMIN}/update/service/version", json={"serviceId": "x", "modelVersion": "1.0.0"}
+        )
         assert refused.status_code == 404
 
 

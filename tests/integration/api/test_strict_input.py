@@ -164,7 +164,6 @@ async def test_no_body_place_takes_what_nothing_can_hold(prober: Prober) -> None
             answer = await prober.raw(place.method, prober.target(place.path), prober.body(place, value))
             assert 400 <= answer.status < 500, (str(place), name, answer)
 
-
     await _no_member_twice(prober)
 
 

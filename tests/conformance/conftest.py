@@ -1,0 +1,38 @@
+"""An empty database for each test of the registry, without the cost of making one on PostgreSQL."""
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from serai.storage.connect import open_postgresql, open_sqlite
+from serai.storage.database import Database
+from serai.storage.tables import metadata
+
+
+@pytest.fixture(scope="session")
+def emptied_postgresql(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """One migrated PostgreSQL database that nobody listens to; `registry_database` empties it before each use."""
+    server = request.getfixturevalue("postgres_server")
+    opened = open_postgresql(server.create("emptied", template="template_serai"), pool_size=8, listen=False)
+    yield opened
+    opened.close_sync()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def registry_database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A migrated, empty database: the test runs once on SQLite and once on PostgreSQL."""
+    if request.param == "postgresql":
+        opened = request.getfixturevalue("emptied_postgresql")
+        empty(opened)
+        yield opened
+        return
+    opened = open_sqlite(request.getfixturevalue("sqlite_path"))
+    yield opened
+    opened.close_sync()
+
+
+def empty(database: Database) -> None:
+    """Take every row away; TRUNCATE asks no row's trigger."""
+    names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
+    database.run_sync(lambda connection: connection.execute(sa.text(f"TRUNCATE {names} CASCADE")))
