@@ -26,7 +26,7 @@ from serai.auth.limits import Defaults, Limiter
 from serai.auth.secrets import SecretStore
 from serai.clock import Clock, SystemClock
 from serai.decode.decoder import Decoder
-from serai.errors import DiskFull, Unavailable
+from serai.errors import DiskFull, SeraiError, Unavailable
 from serai.ids import NewId, new_id
 from serai.jobs import store as jobs_store
 from serai.jobs.digest import DigestRunner
@@ -79,7 +79,11 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.parts = await open_parts(settings, own_clock, new_id, metrics, stack, home, runners)
+            try:
+                app.state.parts = await open_parts(settings, own_clock, new_id, metrics, stack, home, runners)
+            except SeraiError as refusal:
+                app.state.refusal = refusal
+                raise
             yield
 
     return build(settings, metrics, own_clock, new_id, lifespan)
@@ -117,9 +121,6 @@ async def open_parts(
     await first_start(database, home, clock, new_id)
     passwords, tokens = Passwords(), Tokens(_jwt_secrets(settings, home))
     secret_key = _secrets_key(settings, home)
-    feed = Feed(database)
-    feed.open()
-    stack.callback(feed.close)
     parts = Parts(
         settings=settings,
         clock=clock,
@@ -138,7 +139,7 @@ async def open_parts(
         limiter=_limiter(settings, clock, stack),
         registry=await _open_registry(settings, database, clock, stack),
         runners=_runners(settings, database, blobs, runners),
-        feed=feed,
+        feed=_open_feed(database, stack),
         webhook_master=hmac.digest(secret_key.encode(), b"serai webhooks v1", "sha256"),
         checks=_checks(database, cache, settings),
     )
@@ -174,11 +175,18 @@ def _open_doors(settings: Settings, clock: Clock, stack: AsyncExitStack) -> tupl
 
 
 async def _open_registry(settings: Settings, database: Database, clock: Clock, stack: AsyncExitStack) -> Registry:
-    registry = Registry(database, _rules(settings))
+    registry = Registry(database, registry_rules(settings))
     stack.callback(registry.close)
     await database.run(seed, registry, clock.now())
     await registry.current()
     return registry
+
+
+def _open_feed(database: Database, stack: AsyncExitStack) -> Feed:
+    feed = Feed(database)
+    feed.open()
+    stack.callback(feed.close)
+    return feed
 
 
 def _runners(settings: Settings, database: Database, blobs: FileBlobs, further: Sequence[Runner]) -> Runners:
@@ -215,7 +223,8 @@ def _secrets_key(settings: Settings, home: Home) -> str:
     return given.get_secret_value() if given else home.read_or_create_secret("secrets.key")
 
 
-def _rules(settings: Settings) -> RegistryRules:
+def registry_rules(settings: Settings) -> RegistryRules:
+    """Return the rules of the registry that the settings ask for."""
     return RegistryRules(**{field.name: getattr(settings, field.name) for field in fields(RegistryRules)})
 
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from serai.api.protocol import BoundedProtocol
 from serai.app import create_app
 from serai.auth.first_start import ADMIN_KEY_FILE
-from serai.errors import ConfigurationError
+from serai.errors import ConfigurationError, SeraiError
 from serai.jobs.runner import Runner
 from serai.settings import Settings
 from serai.storage.home import Home
@@ -44,7 +44,10 @@ class Server(uvicorn.Server):
 
 
 def run(settings: Settings, *, runners: Sequence[Runner] = ()) -> None:
-    """Serve until a signal; `runners` are further kinds of job. Raises ConfigurationError where it cannot start as it is configured."""
+    """Serve until a signal; `runners` are further kinds of job.
+
+    Raises ConfigurationError where it cannot start as it is configured.
+    """
     home = Home.open(settings.home)
     home.lock()
     listener = _listen(settings)
@@ -77,6 +80,11 @@ def run(settings: Settings, *, runners: Sequence[Runner] = ()) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         Server(config, app, ready).run(sockets=[listener])
+    except SystemExit:
+        refusal: SeraiError | None = getattr(app.state, "refusal", None)
+        if refusal is not None:  # in words for whoever started it, not in a trace alone
+            raise refusal from None
+        raise
     finally:
         logs.reset()
         home.unlock()

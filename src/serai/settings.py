@@ -119,7 +119,7 @@ class Settings(BaseModel):
         examples=["/srv/serai/blobs"],
     )
     cleanup_interval_s: Seconds = Field(3600, description="How often what nothing refers to any more is removed.")
-    blob_grace_s: Seconds = Field(3600, description="Age before an unreferenced blob is removed.")
+    blob_grace_s: Seconds = Field(3600, ge=60, description="Age before an unreferenced blob is removed.")
 
     # The way in
     max_body_bytes: Bytes = Field(64 * MIB, description="Largest request body.")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.process import ServerProcess, serving
 
 from serai.cli.main import main
+from support.process import ServerProcess, serving
 
 _NUMBERS = itertools.count()
 
@@ -154,7 +154,7 @@ def test_an_immutable_version_changes_its_notes_alone(serai: Callable[..., Outco
     assert serai("versions", "publish", model, "1.0.0").code == 0
     assert "more" in serai("versions", "update", model, "1.0.0", "--notes", "more").out
     refused = serai("versions", "update", model, "1.0.0", "--set", "engine=fake")
-    assert (refused.code, "concerns: engine" in refused.err, "[IMMUTABLE_VERSION]" in refused.err) == (1, True, True)
+    assert (refused.code, "  - engine\n" in refused.err, "[IMMUTABLE_VERSION]" in refused.err) == (1, True, True)
 
 
 def test_a_diff_names_what_differs_and_what_may_break(serai: Callable[..., Outcome], model: str) -> None:
@@ -181,7 +181,7 @@ def test_what_is_used_is_refused_with_the_services_and_impact_lists_them(
     assert [service, f"{model}@1.0.0", "target", "no"] in told.rows()
     assert "aliases: stable" in told.out
     refused = serai("versions", "deprecate", model, "1.0.0")
-    assert (refused.code, f"concerns: {service}" in refused.err, "[VERSION_IN_USE]" in refused.err) == (1, True, True)
+    assert (refused.code, f"  - {service}\n" in refused.err, "[VERSION_IN_USE]" in refused.err) == (1, True, True)
     assert serai("versions", "deprecate", model, "1.0.0", "--force").code == 0
     assert serai("--json", "versions", "impact", model, "1.0.0").json()["services"] == [service]
 
@@ -234,7 +234,7 @@ def test_a_service_with_a_split_and_a_chain(serai: Callable[..., Outcome], model
     assert ["fallback", model] in serai("services", "show", service).rows()
     listing = serai("services", "list", "--task", "chat")
     assert {service, other} <= {row[0] for row in listing.rows()}
-    assert "concerns: " + other in serai("services", "delete", service).err
+    assert f"  - {other}\n" in serai("services", "delete", service).err
     assert serai("services", "delete", other).out == f"deleted  {other}\n"
     for wrong in (f"{model}@1.0.0", "=100", f"{model}=many"):
         assert serai("services", "update", service, "--split", wrong).code == 2

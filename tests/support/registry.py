@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from unit.registry.build import a_model, a_service, a_version
 
 from serai import audit
 from serai.audit import Actor, Entry
@@ -20,6 +20,7 @@ from serai.registry.snapshot import RegistrySnapshot
 from serai.registry.version import Status, Version, digest
 from serai.storage.database import Database
 from serai.storage.tables import registry as tables
+from unit.registry.build import a_model, a_service, a_version
 
 ANN = Actor(id="user_ann", address="192.0.2.7", request_id="req_1")
 
@@ -52,7 +53,7 @@ class Desk:
         return self.database.read_sync(self.registry.catch_up)
 
     def model(self, id_: str = "m", *numbers: str, status: Status = Status.ACTIVE, **values: Any) -> Model:
-        """Create a model with these versions (1.0.0 alone if none is named), each with the given fields of a version."""
+        """Create a model with these versions (1.0.0 if none is named) that have these fields."""
         card = {name: values.pop(name) for name in list(values) if name not in VERSION_FIELDS}
         first, *others = numbers or ("1.0.0",)
         made: Model = self.do(
@@ -181,7 +182,7 @@ def check_services(database: Database, snapshot: RegistrySnapshot) -> None:
 
 def check_history(lines: list[Any], *, open_: bool) -> None:
     """Assert that the lines of one service follow each other in time and that only the last one may be open."""
-    for line, after in zip(lines, lines[1:], strict=False):
+    for line, after in pairwise(lines):
         assert line.until is not None
         assert line.since <= line.until <= after.since, (line, after)
     assert (lines[-1].until is None) is open_

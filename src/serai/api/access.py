@@ -177,7 +177,7 @@ async def _identify(request: Request, parts: Parts, access: Access) -> Caller | 
         return NOBODY_ASKED
     try:
         return await _authenticate(request, parts)
-    except Unauthenticated:
+    except (Unauthenticated, Forbidden):  # Forbidden: who signs in anew may have an old session, and no token for it
         if access is PUBLIC:
             return None
         raise

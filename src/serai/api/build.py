@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from serai import __version__
@@ -18,7 +21,7 @@ from serai.api.guard import Guard
 from serai.api.native import admin, audit, docs, files, jobs, keys, models, secrets, services, system, users
 from serai.api.wire import ErrorOut
 from serai.clock import Clock
-from serai.errors import SeraiError
+from serai.errors import Forbidden, SeraiError
 from serai.ids import NewId
 from serai.settings import Settings
 from serai.telemetry.metrics import Metrics
@@ -30,6 +33,18 @@ ALL: tuple[Routes, ...] = (
 )
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+class Cors(CORSMiddleware):
+    """Starlette's, whose refusals get the form of every other error."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code < HTTPStatus.BAD_REQUEST:
+            return response
+        return errors.respond(
+            Forbidden("A page of that origin may not make this call.", hint="Add it to the setting cors_origins.")
+        )
 
 
 def build(settings: Settings, metrics: Metrics, clock: Clock, new_id: NewId, lifespan: Lifespan) -> FastAPI:
@@ -71,7 +86,7 @@ def _middleware(settings: Settings, metrics: Metrics, clock: Clock, new_id: NewI
     if settings.cors_origins:
         layers.append(
             Middleware(
-                CORSMiddleware,
+                Cors,
                 allow_origins=list(settings.cors_origins),
                 allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
                 allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id", CSRF_HEADER],

@@ -32,6 +32,8 @@ MAX_HEADERS = 200
 CLIENT_GONE = 499
 """What the log and the metrics say of a client that left before its request was read; nobody receives it."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_AT_MOST_ONCE = (b"authorization", b"content-encoding", b"content-type", b"origin", b"x-csrf-token")
+"""Two of them would mean one thing to us and another to a proxy before us."""
 _QUIET = frozenset({"/live", "/ready", "/metrics"})
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -108,8 +110,11 @@ class Guard:
         raw = scope["headers"]
         if len(raw) > MAX_HEADERS or sum(len(k) + len(v) for k, v in raw) > self._settings.max_header_bytes:
             raise TooLarge("The request's headers are too large.")
-        if sum(name == b"host" for name, _ in raw) != 1:
+        names = [name for name, _ in raw]
+        if names.count(b"host") != 1:
             raise MalformedRequest("A request has one Host header.")
+        if any(names.count(name) > 1 for name in _AT_MOST_ONCE):
+            raise MalformedRequest("A header is given twice that counts once.")
         connection = HTTPConnection(scope)
         if not host_is_ours(connection.headers["host"], self._settings):
             raise Forbidden(

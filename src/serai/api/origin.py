@@ -4,6 +4,7 @@ A page of another site must not act in the name of whoever looks at it (CSRF), a
 that was made to point at this machine must not be answered (DNS rebinding), on loopback either.
 """
 
+import re
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ from starlette.requests import HTTPConnection
 from serai.settings import Settings
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?", re.IGNORECASE | re.ASCII)
+_MAX_PORT = 65535
 
 
 def host_is_ours(host: str, settings: Settings) -> bool:
@@ -49,14 +52,10 @@ def _is_own(origin: str, host: str, settings: Settings) -> bool:
 
 
 def _host_name(host: str) -> str | None:
-    try:
-        parts = urlsplit(f"//{host}")
-        _ = parts.port
-    except ValueError:
+    match = _HOST.fullmatch(host)
+    if match is None or int(match["port"] or 0) > _MAX_PORT:
         return None
-    if parts.username is not None or parts.path or parts.query or parts.fragment or any(c in host for c in "/?#@\\ "):
-        return None
-    return parts.hostname.lower() if parts.hostname else None
+    return match["name"].strip("[]").lower()
 
 
 def _is_address(name: str) -> bool:

@@ -42,7 +42,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if not self._in_head:  # a further request on a kept connection
-            self._in_head, self._framing_bytes, self._body_bytes = True, 0, 0
+            self._in_head, self._framing_bytes, self._body_bytes = True, 1, 0  # at least the byte that began it
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_too_slow)
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -35,8 +35,7 @@ def _converted(value: Any, kind: Any) -> Any:
 
 def _inlined(kind: Any) -> dict[str, Any]:
     (schema,), definitions = msgspec.json.schema_components([kind], ref_template="{name}")
-    resolved = _resolve(schema, definitions)
-    assert isinstance(resolved, dict)
+    resolved: dict[str, Any] = _resolve(schema, definitions)
     return resolved
 
 

@@ -111,7 +111,10 @@ def _show(context: typer.Context, model: Mapping[str, Any]) -> None:
 
 def _line(model: Mapping[str, Any]) -> dict[str, Any]:
     aliases = [f"{name} → {version}" for name, version in model["aliases"].items()]
-    return {**model, "versions": len(model["versions"]), "aliases": aliases, "active": _yes(model["active"])}
+    return {**model, "versions": len(model["versions"]), "aliases": aliases} | {
+        "licence": model["licence"] or None,
+        "active": _yes(model["active"]),
+    }
 
 
 def _yes(value: bool) -> str:

@@ -50,8 +50,8 @@ def show(context: typer.Context, value: Any, columns: Sequence[str] | None = Non
 def fail(error: SeraiError) -> NoReturn:
     """Print the error and its hint, and end with the exit code of its kind."""
     print(f"serai: {error.message}", file=sys.stderr)
-    if isinstance(error.details, list) and all(isinstance(one, str) for one in error.details):
-        print(f"concerns: {', '.join(error.details)}", file=sys.stderr)
+    if isinstance(error.details, list) and error.details and all(isinstance(one, str) for one in error.details):
+        print("\n".join(f"  - {one}" for one in error.details), file=sys.stderr)
     if error.hint:
         print(f"hint: {error.hint}", file=sys.stderr)
     if isinstance(error, ConfigurationError):

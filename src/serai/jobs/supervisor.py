@@ -64,6 +64,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._beat_now = asyncio.Event()
+        self._claiming = asyncio.Lock()
         self._is_stopping = False
         self._pruned_at: float | None = None
 
@@ -115,6 +116,10 @@ class Supervisor:
 
     async def _claim(self) -> int:
         """Claim for every free place; return how many jobs were started."""
+        async with self._claiming:
+            return await self._claim_free()
+
+    async def _claim_free(self) -> int:
         busy = Counter(run.job.resource for run in self._runs.values())
         free = {name: resource.concurrency - busy[name] for name, resource in self._runners.resources.items()}
         wanted = {name: count for name, count in free.items() if count > 0}
@@ -168,7 +173,9 @@ class Supervisor:
             elif held[job_id]:
                 runs[job_id].stop("cancel")
         settled = await database.run(store.settle_cancelled, clock)
-        recovered = await database.run(store.recover, clock, crash_limit=self._pace.crash_limit)
+        async with self._claiming:  # a claim on its way, made before the clock jumped, must not look dead
+            alive = {run.job.id for run in self._runs.values()}
+            recovered = await database.run(store.recover, clock, crash_limit=self._pace.crash_limit, but=alive)
         for job in recovered:
             _log.warning("job_recovered", status=job.status, crashes=job.crash_count, **job.log_context)
         await self._prune()

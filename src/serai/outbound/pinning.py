@@ -52,14 +52,13 @@ class PinnedBackend(httpcore.AsyncNetworkBackend):
         """Connect within `timeout` seconds. Raises OutboundRefused, httpcore.ConnectError or OSError."""
         addresses = (await self._checked_addresses(host))[:_MAX_ATTEMPTS]
         share = None if timeout is None else timeout / len(addresses)
-        failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
+        failure: httpcore.ConnectError | httpcore.ConnectTimeout = httpcore.ConnectError("no address")
         for address in addresses:
             try:
                 stream = await self._sockets.connect_tcp(str(address), port, share, local_address, socket_options)
                 return _Connected(stream)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
-        assert failure is not None, "there is at least one address, and it did not connect"
         raise failure
 
     async def connect_unix_socket(

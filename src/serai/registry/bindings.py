@@ -9,8 +9,9 @@ import msgspec
 from serai.registry import checks, store
 from serai.registry.errors import NothingToRollBack, ServiceNotFound, VersionInUse
 from serai.registry.registry import Change
-from serai.registry.service import Revision, Service, Target
+from serai.registry.service import FallbackEntry, Revision, Service, Target
 from serai.registry.snapshot import RegistrySnapshot
+from serai.registry.version import Status
 
 CONTENT = ("targets", "shadow", "fallback", "limits", "config")
 """What makes two revisions the same state."""
@@ -64,9 +65,10 @@ def switch_version(
     if alias is None:
         target = checks.check_switch(change.snapshot, before, wanted, version or "")
     else:
-        meant = change.snapshot.meant_by(Target(model=wanted, alias=alias))
-        checks.check_switch(change.snapshot, before, wanted, meant.version.version if meant else alias)
-        target = Target(model=wanted, alias=alias)
+        entry = change.snapshot.find_model(wanted)
+        number = entry.aliases.get(alias) if entry else None
+        meant = checks.check_switch(change.snapshot, before, wanted, number or alias)
+        target = Target(model=meant.model, alias=alias)
     after = _with_revision(change, before, {"targets": (target,)}, reason or f"switched to {target.reference}")
     after = replace(after, version_updated_at=change.at, updated_at=change.at, updated_by=change.by)
     warnings = checks.check_service(change.snapshot, after, before=before)
@@ -80,7 +82,10 @@ def rollback(change: Change, service_id: str, *, to: int | None = None, reason: 
     as it is. Raises ServiceNotFound, NothingToRollBack, and what `checks.check_service` raises.
     """
     before = service_of(change, service_id)
-    goal = rollback_goal(store.revisions(change.connection, service_id), before.revision, to)
+    history = store.revisions(change.connection, service_id)
+    if to is None:  # a deleted service of the same name is not a state of this one
+        history = [revision for revision in history if revision.created_at >= before.created_at]
+    goal = rollback_goal(history, before.revision, to)
     content = {name: getattr(goal, name) for name in CONTENT}
     after = _with_revision(change, before, content, reason or f"rolled back to revision {goal.n}")
     after = replace(
@@ -130,7 +135,7 @@ def delete_service(change: Change, service_id: str, *, force: bool = False) -> N
 
 
 def detach(change: Change, service_ids: Iterable[str]) -> None:
-    """Give each service a revision without the targets and links that no longer mean anything.
+    """Give each service a revision without the targets and links that mean nothing any more, or what cannot do its work.
 
     The weights that are left are scaled to 100. A service without any target lets the policy choose.
     """
@@ -139,7 +144,7 @@ def detach(change: Change, service_ids: Iterable[str]) -> None:
         before = snapshot.services.get(service_id)
         if before is None:
             continue
-        content = _living(snapshot, before.revision)
+        content = _living(snapshot, before)
         if all(getattr(before.revision, name) == value for name, value in content.items()):
             continue
         after = _with_revision(change, before, content, "what it used was removed")
@@ -155,22 +160,24 @@ def service_of(change: Change, service_id: str) -> Service:
     return service
 
 
-def _living(snapshot: RegistrySnapshot, revision: Revision) -> dict[str, Any]:
-    targets = [target for target in revision.targets if _is_living(snapshot, target)]
-    fallback = tuple(
-        entry
-        for entry in revision.fallback
-        if (entry.service in snapshot.services if entry.service is not None else _is_living(snapshot, entry))
-    )
+def _living(snapshot: RegistrySnapshot, service: Service) -> dict[str, Any]:
+    def is_living(target: Target | FallbackEntry) -> bool:
+        candidate = snapshot.meant_by(target)
+        if candidate is None or candidate.version.status is Status.RETIRED:
+            return False
+        return not checks.lacking(service, candidate)
+
+    revision = service.revision
     shadow = revision.shadow
-    if shadow is not None and not _is_living(snapshot, shadow):
-        shadow = None
-    return {"targets": _scaled(targets), "fallback": fallback, "shadow": shadow}
-
-
-def _is_living(snapshot: RegistrySnapshot, target: Any) -> bool:
-    candidate = snapshot.meant_by(target)
-    return candidate is not None and (candidate.obstacle is None or candidate.obstacle.kind != "retired")
+    return {
+        "targets": _scaled([target for target in revision.targets if is_living(target)]),
+        "fallback": tuple(
+            entry
+            for entry in revision.fallback
+            if (entry.service in snapshot.services if entry.service is not None else is_living(entry))
+        ),
+        "shadow": shadow if shadow is not None and is_living(shadow) else None,
+    }
 
 
 def _scaled(targets: list[Target]) -> tuple[Target, ...]:

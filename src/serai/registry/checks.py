@@ -53,6 +53,13 @@ def check_service(snapshot: RegistrySnapshot, service: Service, *, before: Servi
     return tuple(warnings)
 
 
+def check_reach(snapshot: RegistrySnapshot, service: Service, target: Target) -> tuple[str, ...]:
+    """Refuse that a service reaches a version which it may not be bound to, and return warnings; as `check_service`."""
+    candidate = _existing(snapshot, target)
+    _check_fit(service, candidate)
+    return tuple(_check_bindable(snapshot, candidate, _keys(snapshot, service.revision)))
+
+
 def check_switch(snapshot: RegistrySnapshot, service: Service, model: str, version: str) -> Target:
     """Return the target of a version switch. The model stays; another one is another binding.
 
@@ -107,6 +114,28 @@ def check_new_service(snapshot: RegistrySnapshot, service_id: str) -> None:
         raise ServiceAlreadyExists(f"There is a service {service_id!r} already.")
     if snapshot.find_model(service_id) is not None or lookup_key(service_id) in snapshot.names:
         raise NameCollision(f"A model answers to {service_id!r}; a service of that name would hide it.")
+
+
+def check_promises(before: RegistrySnapshot, after: RegistrySnapshot) -> None:
+    """Refuse a change after which a service would reach what cannot do something that the service promises.
+
+    Such a change may be far from the service: a moved alias, a newer version that a floating target
+    follows, an edited version, another service that promises less. What was amiss before is no
+    ground to refuse. Raises IncompatibleFallback.
+    """
+    for service in after.services.values():
+        earlier = before.services.get(service.id)
+        known = frozenset() if earlier is None else _broken(before, earlier)
+        for name, capability in sorted(_broken(after, service) - known):
+            raise IncompatibleFallback(
+                f"The service {service.id} promises {capability}, and would reach {name}, which does not have it.",
+                details=[capability],
+            )
+
+
+def lacking(service: Service, candidate: Candidate) -> frozenset[str]:
+    """Return the capabilities that a service promises and a candidate does not have."""
+    return frozenset(service.required) - frozenset(candidate.version.capabilities)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,12 +254,23 @@ def _check_fit(service: Service, candidate: Candidate) -> None:
         raise IncompatibleFallback(
             f"{candidate.name} does {candidate.model.task}, and the service {service.id} does {service.task}."
         )
-    lacking = sorted(set(service.required) - set(candidate.version.capabilities))
-    if lacking:
+    missing = sorted(lacking(service, candidate))
+    if missing:
         raise IncompatibleFallback(
-            f"{candidate.name} cannot do {', '.join(lacking)}, which the service {service.id} promises.",
-            details=lacking,
+            f"{candidate.name} cannot do {', '.join(missing)}, which the service {service.id} promises.",
+            details=missing,
         )
+
+
+def _broken(snapshot: RegistrySnapshot, service: Service) -> frozenset[tuple[str, str]]:
+    """Return who lacks what, of all that a service reaches in one step."""
+    if not service.required:
+        return frozenset()
+    meant = [snapshot.meant_by(target) for _, target in _roles(service.revision)]
+    broken = {(one.name, what) for one in meant if one is not None for what in lacking(service, one)}
+    others = [snapshot.services[other] for other in _service_links(service) if other in snapshot.services]
+    broken |= {(other.id, what) for other in others for what in set(service.required) - set(other.required)}
+    return frozenset(broken)
 
 
 def _check_bindable(snapshot: RegistrySnapshot, candidate: Candidate, kept: frozenset[tuple[str, str]]) -> list[str]:
@@ -255,10 +295,10 @@ def _check_service_link(snapshot: RegistrySnapshot, service: Service, other_id: 
         raise ServiceNotFound(f"There is no service {other_id!r} to fall back on.")
     if other.task != service.task:
         raise IncompatibleFallback(f"The service {other_id} does {other.task}, and {service.id} does {service.task}.")
-    lacking = sorted(set(service.required) - set(other.required))
-    if lacking:
+    missing = sorted(set(service.required) - set(other.required))
+    if missing:
         raise IncompatibleFallback(
-            f"The service {other_id} does not promise {', '.join(lacking)}, which {service.id} does.", details=lacking
+            f"The service {other_id} does not promise {', '.join(missing)}, which {service.id} does.", details=missing
         )
 
 

@@ -143,6 +143,13 @@ class IncompatibleFallback(Conflict):
     default_hint = "Choose a version of the same task that has these capabilities; GET /models?task= lists them."
 
 
+class ImportRefused(Conflict):
+    """An import from another registry was refused as a whole; `details` lists every reason."""
+
+    code = "IMPORT_REFUSED"
+    default_hint = "Say what is to become of them with --task, --rename-model and --rename-service, and import again."
+
+
 class NoCandidate(Unavailable):
     """Nothing may answer; `details` lists each candidate considered and why it was passed over."""
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from serai.audit import Actor, record
+from serai.audit import Actor, head, record
 from serai.registry import store
-from serai.registry.checks import bound_versions
+from serai.registry.checks import bound_versions, check_promises
 from serai.registry.model import Alias
 from serai.registry.rules import RegistryRules
 from serai.registry.service import Binding
@@ -68,7 +68,9 @@ class Registry:
         self._lock = threading.Lock()
         self._snapshot = RegistrySnapshot.build(models=(), versions=(), rules=rules)
         self._seq = -1
-        self._stale = True
+        self._noticed: object = object()
+        """A new one for each notice. What was read when another stood here may lack a change."""
+        self._read_at: object = None
         self._refreshing = asyncio.Lock()
         self._unsubscribe = database.notices.subscribe(TOPIC, self._on_notice)
 
@@ -78,33 +80,20 @@ class Registry:
 
     async def current(self) -> RegistrySnapshot:
         """Return the registry as it stands; reads the database only if something changed."""
-        if self._stale:
+        if self._read_at is not self._noticed:
             async with self._refreshing:
-                if self._stale:
-                    self._stale = False  # before reading: a notice that comes meanwhile asks for another look
-                    try:
-                        return await self._database.read(self.catch_up)
-                    except BaseException:
-                        self._stale = True
-                        raise
+                noticed = self._noticed  # before reading: a notice that comes meanwhile asks for another look
+                if self._read_at is not noticed:
+                    await self._database.read(self.catch_up)
+                    self._read_at = noticed
         return self._snapshot
 
     def catch_up(self, connection: Connection) -> RegistrySnapshot:
-        """Return the registry as `connection` sees it, and keep it if it is the newest seen."""
-        with self._lock:
-            snapshot, seq = self._snapshot, self._seq
-        if seq < 0:
-            last, _, _ = store.changes_since(connection, 0)
-            snapshot = RegistrySnapshot.build(
-                models=store.load_models(connection),
-                versions=store.load_versions(connection),
-                aliases=store.load_aliases(connection),
-                services=store.load_services(connection),
-                rules=self.rules,
-            )
-        else:
-            last, models, services = store.changes_since(connection, seq)
-            snapshot = refreshed(connection, snapshot, models, services)
+        """Return the registry as `connection` sees it, and keep it if it is the newest seen.
+
+        For transactions that have changed nothing: what is kept must not be rolled back.
+        """
+        snapshot, last = self._as_seen_by(connection)
         with self._lock:
             if last > self._seq:
                 self._snapshot, self._seq = snapshot, last
@@ -125,16 +114,34 @@ class Registry:
         Services whose targets mean other versions afterwards get a new line in their history.
         """
         store.lock(connection)
-        before = self.catch_up(connection)
+        before, _ = self._as_seen_by(connection)
         change = Change(connection=connection, snapshot=before, actor=actor, at=at, models=set(), services=set())
         result = command(change, *args, **kwargs)
         if change.models or change.services:
-            _write_history(change, before, change.reload())
+            after = change.reload()
+            check_promises(before, after)
+            _write_history(change, before, after)
             announce(connection, TOPIC, "changed")
         return result
 
+    def _as_seen_by(self, connection: Connection) -> tuple[RegistrySnapshot, int]:
+        """Return the registry, and the end of the log, as `connection` sees them."""
+        with self._lock:
+            snapshot, seq = self._snapshot, self._seq
+        if seq >= 0:
+            last, models, services = store.changes_since(connection, seq)
+            return refreshed(connection, snapshot, models, services), last
+        snapshot = RegistrySnapshot.build(
+            models=store.load_models(connection),
+            versions=store.load_versions(connection),
+            aliases=store.load_aliases(connection),
+            services=store.load_services(connection),
+            rules=self.rules,
+        )
+        return snapshot, head(connection).seq
+
     def _on_notice(self, _: str | None) -> None:
-        self._stale = True
+        self._noticed = object()
 
 
 def refreshed(

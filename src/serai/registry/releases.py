@@ -13,11 +13,19 @@ import msgspec
 
 from serai.registry import checks, lifecycle, store
 from serai.registry.bindings import detach
-from serai.registry.errors import AliasNotFound, ModelNotFound, VersionAlreadyExists, VersionInUse, VersionNotFound
+from serai.registry.errors import (
+    AliasNotFound,
+    ModelNotFound,
+    VersionAlreadyExists,
+    VersionInUse,
+    VersionNotActive,
+    VersionNotFound,
+)
 from serai.registry.model import Alias, AliasEvent, Model, check_model
 from serai.registry.reference import check_alias
 from serai.registry.registry import Change
 from serai.registry.semver import parse
+from serai.registry.service import Target
 from serai.registry.snapshot import ModelEntry
 from serai.registry.version import Status, Version, check_version, derive, seal
 
@@ -35,7 +43,7 @@ def create_model(change: Change, model: Model, first: Version) -> Model:
     store.put_model(change.connection, model)
     version = seal(replace(first, seq=seq + 1))
     store.put_version(change.connection, version)
-    change.audit("models.create", "model", model.id, after={**_told(model), "version": version.version})
+    change.audit("models.create", "model", model.id, after={**_told(model), "version": _told(version)})
     return model
 
 
@@ -63,7 +71,9 @@ def delete_model(change: Change, model_id: str, *, force: bool = False) -> None:
     for name, version in entry.aliases.items():
         store.delete_alias(change.connection, _alias_event(change, model_id, name, version, None, "model deleted"))
     store.bury_model(change.connection, model_id, change.at)
-    change.audit("models.delete", "model", model_id, before=_told(entry.model))
+    versions = [_told(candidate.version) for candidate in entry.candidates.values()]
+    held = {**_told(entry.model), "versions": versions, "aliases": dict(entry.aliases)}
+    change.audit("models.delete", "model", model_id, before=held)
     detach(change, used_by)
 
 
@@ -86,6 +96,7 @@ def create_version(
     numbers, seq = store.version_numbers(change.connection, model_id)
     _check_unused_number(number, numbers, model_id)
     base = _version(entry, based_on) if based_on is not None else _newest(entry)
+    overrides = _without_leave(base, overrides)
     wanted = status or Status(change.snapshot.rules.default_version_status)
     made = derive(base, overrides, version=number, seq=seq + 1, status=wanted, at=change.at, by=change.by)
     if wanted is Status.ACTIVE:
@@ -98,6 +109,7 @@ def create_version(
 def update_version(change: Change, model_id: str, number: str, changes: Mapping[str, Any]) -> Version:
     """Change a version's fields, all or none. Raises VersionNotFound, ImmutableVersion, InvalidInput."""
     before = version_of(change, model_id, number)
+    changes = _without_leave(before, changes)
     published = checks.impact(change.snapshot, model_id, number).published_services
     after = lifecycle.edit(before, changes, used_by_published_service=bool(published), at=change.at, by=change.by)
     return _put(change, "versions.update", before, after)
@@ -115,9 +127,11 @@ def deprecate(
     """Deprecate a version; the services that use it go on. Raises VersionNotFound, VersionInUse, InvalidStatusMove."""
     before = version_of(change, model_id, number)
     lifecycle.check_move(before, Status.DEPRECATED)
-    _check_unused(change, before, "deprecated", force=force)
+    used_by = _check_unused(change, before, "deprecated", force=force)
     after = lifecycle.deprecate(before, at=change.at, by=change.by, reason=reason, sunset_at=sunset_at)
-    return _put(change, "versions.deprecate", before, after)
+    _put(change, "versions.deprecate", before, after)
+    detach(change, used_by)
+    return after
 
 
 def activate(change: Change, model_id: str, number: str) -> Version:
@@ -172,14 +186,19 @@ def put_alias(
 ) -> Alias:
     """Make or move an alias; with `check`, only if it points to `expected_from` (None: nowhere).
 
-    Raises VersionNotFound, AliasMoved, InvalidInput.
+    The services that name it are switched by that, so what a switch refuses is refused here. Raises
+    VersionNotFound, AliasMoved, InvalidInput, VersionNotActive, DeprecatedVersion, LicenceRefused,
+    IncompatibleFallback.
     """
     check_alias(name)
     entry = entry_of(change, model_id)
-    version_of(change, model_id, to)
+    if version_of(change, model_id, to).status is Status.RETIRED:
+        raise VersionNotActive(f"{model_id}@{to} is retired: no alias can point to it.")
     current = entry.aliases.get(name)
     if check:
         lifecycle.check_alias_swap(current, expected_from)
+    for service_id in checks.services_naming_alias(change.snapshot, model_id, name):
+        checks.check_reach(change.snapshot, change.snapshot.services[service_id], Target(model=model_id, version=to))
     event = _alias_event(change, model_id, name, current, to, reason)
     alias = Alias(
         model_id=model_id, name=name, version=to, epoch=event.epoch, updated_at=change.at, updated_by=change.by
@@ -267,6 +286,12 @@ def _put(change: Change, action: str, before: Version, after: Version) -> Versio
     name = f"{after.model_id}@{after.version}"
     change.audit(action, "version", name, before=_told(before), after=_told(after))
     return after
+
+
+def _without_leave(version: Version, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Leave to run a source's code was given for that source: another one starts without it, unless it is given too."""
+    moved = any(changes.get(name, getattr(version, name)) != getattr(version, name) for name in ("source", "adapters"))
+    return {"allow_remote_code": False, "allow_pickle": False, **changes} if moved else changes
 
 
 def _alias_event(

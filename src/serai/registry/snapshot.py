@@ -260,14 +260,15 @@ def make_candidate(model: Model, version: Version, rules: RegistryRules) -> Cand
     if version.status is Status.DEPRECATED and rules.warn_on_deprecated_version_usage:
         warnings.append(_deprecation(name, version))
     obstacle: Obstacle | None = None
-    if not model.active:
-        obstacle = Obstacle(kind="inactive_model", why="its model is switched off")
-    elif version.status is Status.DRAFT:
-        obstacle = Obstacle(kind="draft", why=_why_draft(version))
-    elif version.status in (Status.RETIRED, Status.TOMBSTONE):
+    # What can never be put right goes first: a binding is refused for it, and only warned of the rest.
+    if version.status in (Status.RETIRED, Status.TOMBSTONE):
         obstacle = Obstacle(kind="retired", why="it is retired")
     elif not clearance.allowed:
         obstacle = Obstacle(kind="licence", why=f"its licence refuses it: {clearance.reason}")
+    elif not model.active:
+        obstacle = Obstacle(kind="inactive_model", why="its model is switched off")
+    elif version.status is Status.DRAFT:
+        obstacle = Obstacle(kind="draft", why=_why_draft(version))
     return Candidate(
         model=model,
         version=version,

@@ -97,7 +97,7 @@ def put_model(connection: Connection, model: Model) -> None:
     """Insert or replace the card; a card that was deleted comes back."""
     values = {name: getattr(model, name) for name in _MODEL_COLUMNS - {"deleted_at"}}
     texts = (model.id, model.name, *model.lookup_names, model.publisher, model.description, *model.tags, model.domain)
-    values["tags"] = "".join(f"|{tag}" for tag in model.tags) + "|"
+    values["tags"] = "".join(f"|{_tag_key(tag)}" for tag in model.tags) + "|"
     values["search"] = " ".join(texts).lower()
     values["document"] = _document(model, _MODEL_COLUMNS)
     _upsert(connection, tables.models, {"id": model.id}, {**values, "deleted_at": None})
@@ -201,19 +201,19 @@ def bindings(connection: Connection, service_id: str) -> list[Binding]:
 
 
 def add_binding(connection: Connection, binding: Binding) -> None:
-    """Close the open line of the service, and begin this one."""
+    """Close the open line of the service, and begin this one; where clocks differ, not before the one it follows."""
     mine = tables.bindings.c.service_id == binding.service_id
-    connection.execute(
-        sa.update(tables.bindings).where(mine, tables.bindings.c.until.is_(None)).values(until=binding.since)
-    )
-    last = connection.execute(sa.select(sa.func.max(tables.bindings.c.seq)).where(mine)).scalar_one() or 0
+    seqs, sinces = sa.func.max(tables.bindings.c.seq), sa.func.max(tables.bindings.c.since)
+    last, latest = connection.execute(sa.select(seqs, sinces).where(mine)).one()
+    since = max(binding.since, latest or binding.since)
+    connection.execute(sa.update(tables.bindings).where(mine, tables.bindings.c.until.is_(None)).values(until=since))
     connection.execute(
         sa.insert(tables.bindings).values(
             service_id=binding.service_id,
-            seq=last + 1,
+            seq=(last or 0) + 1,
             revision=binding.revision,
             versions=msgspec.json.encode(binding.versions).decode(),
-            since=binding.since,
+            since=since,
             until=binding.until,
             by=binding.by,
             reason=binding.reason,
@@ -234,7 +234,8 @@ def find_models(
 ) -> list[str]:
     """Return the ids of at most `limit` living models behind `after`, in the order of their ids.
 
-    Without `include_deprecated`, models that have nothing but deprecated and retired versions are left out.
+    A tag matches whatever its case. Without `include_deprecated`, models that have nothing but deprecated and
+    retired versions are left out.
     """
     models = tables.models.c
     query = sa.select(models.id).where(models.deleted_at.is_(None)).order_by(models.id).limit(limit)
@@ -243,7 +244,7 @@ def find_models(
     if task is not None:
         query = query.where(models.task == task)
     if tag is not None:
-        query = query.where(models.tags.contains(f"|{tag}|", autoescape=True))
+        query = query.where(models.tags.contains(f"|{_tag_key(tag)}|", autoescape=True))
     for word in (search or "").lower().split():
         query = query.where(models.search.contains(word, autoescape=True))
     if version_status is not None:
@@ -297,6 +298,11 @@ def is_empty(connection: Connection) -> bool:
 def _has_version(*statuses: Status) -> sa.ColumnElement[bool]:
     versions = tables.versions.c
     return sa.exists().where(versions.model_id == tables.models.c.id, versions.status.in_([s.value for s in statuses]))
+
+
+def _tag_key(tag: str) -> str:
+    """Return the form of a tag in the column, in which '|' stands between tags alone."""
+    return tag.lower().replace("\\", "\\\\").replace("|", "\\p")
 
 
 def _target(target_id: str) -> sa.ColumnElement[bool]:

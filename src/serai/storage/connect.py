@@ -27,6 +27,9 @@ _NETWORK_FILE_SYSTEMS = {
     0x65735546: "FUSE",
 }
 
+# A peer that vanished without a word is noticed within half a minute; a listener would never write, and never know.
+_KEEPALIVES: dict[str, Any] = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+
 
 def open_sqlite(path: Path, *, readers: int = 4, timeout_s: float = 10.0) -> Database:
     """Open the database file at `path` (made with mode 0600 if missing).
@@ -64,14 +67,16 @@ def open_postgresql(url: str, *, pool_size: int = 8, timeout_s: float = 10.0, li
         max_overflow=0,
         pool_timeout=timeout_s,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": max(2, int(timeout_s)), "options": options},
+        connect_args={"connect_timeout": max(2, int(timeout_s)), "options": options, **_KEEPALIVES},
         execution_options={"origin": origin},
     )
     reader = engine.execution_options(postgresql_readonly=True, isolation_level="REPEATABLE READ")
     database = Database(engine, reader, write_threads=pool_size, read_threads=pool_size)
     if listen:
         conninfo = target.set(drivername="postgresql").render_as_string(hide_password=False)
-        database.notices.listen(lambda: psycopg.connect(conninfo, autocommit=True, connect_timeout=5), origin)
+        database.notices.listen(
+            lambda: psycopg.connect(conninfo, autocommit=True, connect_timeout=5, **_KEEPALIVES), origin
+        )
     return database
 
 

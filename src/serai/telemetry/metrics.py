@@ -4,7 +4,8 @@ from types import MappingProxyType
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 METRICS: Final = MappingProxyType(
@@ -62,11 +63,22 @@ class Metrics:
 
         Reads /proc and walks every series: call it in a thread.
         """
-        encode, content_type = choose_encoder(accept or "")
-        return encode(self.registry), content_type
+        if _wants_openmetrics(accept or ""):
+            return openmetrics.generate_latest(self.registry), openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def _counter(self, name: str, *labels: str) -> Counter:
         return Counter(name, METRICS[name], labels, registry=self.registry)
 
     def _histogram(self, name: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(name, METRICS[name], labels, registry=self.registry, buckets=buckets)
+
+
+def _wants_openmetrics(accept: str) -> bool:
+    """Say whether an Accept header, well-formed or not, names the version that is written here, or none."""
+    for offer in accept.lower().split(","):
+        kind, *parameters = (part.strip() for part in offer.split(";"))
+        versions = [part for part in parameters if part.startswith("version=")]
+        if kind == "application/openmetrics-text" and versions in ([], ["version=1.0.0"]):
+            return True
+    return False

@@ -23,6 +23,25 @@ BUSY = scan_bomb(20_000)
 """Takes minutes to decode."""
 
 
+CHILD_WITH_A_PIPE = """
+import os, select, signal, socket, sys
+from serai.decode import child
+from serai.decode.messages import Limits, Order, ToPixels, encode
+limits = Limits(memory_bytes=2**31, seconds=60, max_pixels=10**8, max_video_pixels=10**9, max_media_seconds=60)
+packet = encode(Order(media_type="image/jpeg", limits=limits, task=ToPixels(max_side=None)))
+reader, writer = os.pipe()
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+source, sink, parent = os.open(sys.argv[1], os.O_RDONLY), os.memfd_create("sink"), os.getpid()
+pid = os.fork()
+if pid == 0:
+    child.serve_and_exit(packet, reply=theirs.fileno(), source=source, sink=sink, parent=parent)
+os.close(writer)
+ready = select.select([reader, ours], [], [], 30)[0]
+sys.stdout.write("closed" if ready == [reader] and os.waitpid(pid, os.WNOHANG) == (0, 0) else "open")
+os.kill(pid, signal.SIGKILL)
+"""
+
+
 @pytest.fixture
 async def decoder() -> AsyncIterator[Decoder]:
     decoder = Decoder(timeout_s=60)
@@ -114,6 +133,28 @@ async def test_a_zygote_that_died_idle_is_not_noticed(decoder: Decoder) -> None:
     os.kill(zygote, signal.SIGKILL)
     await until(lambda: not alive(zygote))
     assert (await decoder.image(PICTURE)).width == 64
+
+
+async def test_the_zygote_inherits_nothing(decoder: Decoder) -> None:
+    """It has no environment, no descriptor of the server's, an empty working folder, and no terminal's signals."""
+    before = zygotes()
+    with Path(os.devnull).open("rb") as ours:
+        os.set_inheritable(ours.fileno(), True)
+        await decoder.image(PICTURE)
+    (zygote,) = zygotes() - before
+    proc = Path(f"/proc/{zygote}")
+    assert (proc / "environ").read_bytes() == b""
+    assert {int(entry.name) for entry in (proc / "fd").iterdir()} == {0, 1, 2}
+    assert str((proc / "cwd").readlink()).endswith("(deleted)")
+    assert os.getsid(zygote) == zygote
+
+
+async def test_a_child_keeps_only_what_it_needs(tmp_path: Path) -> None:
+    """A pipe that the zygote holds is closed in the child: its reader sees the end while the child is at work."""
+    (tmp_path / "busy").write_bytes(BUSY)
+    command = [sys.executable, "-c", CHILD_WITH_A_PIPE, str(tmp_path / "busy")]
+    result = await anyio.run_process(command, stderr=None)
+    assert result.stdout == b"closed"
 
 
 async def test_a_cancelled_call_ends_its_child(decoder: Decoder) -> None:

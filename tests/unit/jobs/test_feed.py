@@ -131,7 +131,7 @@ async def test_closing_a_look_does_not_cancel_the_job(database: Database, serve:
         assert server.feed._followers == {}
         steps.send(Done(result={}))
         assert (await server.ended(job)).status == "succeeded"
-        assert server.feed._spools == {}
+    assert server.feed._spools == {}
 
 
 async def test_a_foreign_job_and_an_evicted_offset_are_refused(

@@ -51,11 +51,16 @@ def test_openmetrics_is_answered_to_who_asks_for_it() -> None:
     """The Accept header chooses between the two formats; both can be read by their parser."""
     metrics = Metrics()
     observe(metrics)
-    page, content_type = metrics.render("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5")
-    assert content_type.startswith("application/openmetrics-text")
-    assert page.endswith(b"# EOF\n")
-    assert "serai_http_requests" in {family.name for family in read_openmetrics(page.decode())}
-    for accept in (None, "", "*/*", "text/html", ";;,=,\x00"):
+    prometheus = (
+        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+        "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,*/*;q=0.1"
+    )
+    for accept in (prometheus, "Application/OpenMetrics-Text", "text/html, application/openmetrics-text ; q=1"):
+        page, content_type = metrics.render(accept)
+        assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+        assert "serai_http_requests" in {family.name for family in read_openmetrics(page.decode())}
+    odd = [f"application/openmetrics-text;version={version}" for version in ("abc", "2.0.0", "9" * 5000, "")]
+    for accept in (None, "", "*/*", "text/html", ";;,=,\x00", "openmetrics", *odd):
         page, content_type = metrics.render(accept)
         assert content_type.startswith("text/plain")
         assert list(read_text(page.decode()))

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serai.auth.credentials import new_key
 from serai.telemetry.redaction import MAX_ITEMS, MAX_TEXT, STARS, is_secret_name, redact, redact_text
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
@@ -45,7 +44,7 @@ def test_a_name_that_only_resembles_a_secret_keeps_its_value(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "secret"),
     [
-        ("key {} refused", new_key()),
+        ("key {} refused", "sk-serai-" + "aB3_-" * 8 + "xyz"),
         ("Authorization: {}", "abc def"),
         ("{{'authorization': '{}'}}", "Basic eDp5"),
         ("Cookie: session={}; csrf=1", "s3cr3t"),

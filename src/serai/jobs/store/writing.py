@@ -1,6 +1,6 @@
 """Every change of a job. What follows a claim is fenced: it names the claim, or it changes nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -327,17 +327,23 @@ def settle_cancelled(connection: Connection, clock: Clock, *, limit: int = 200) 
 
 
 def recover(
-    connection: Connection, clock: Clock, *, crash_limit: int, not_holder: str | None = None, limit: int = 200
+    connection: Connection,
+    clock: Clock,
+    *,
+    crash_limit: int,
+    not_holder: str | None = None,
+    but: Collection[str] = (),
+    limit: int = 200,
 ) -> list[Job]:
     """Take jobs back from holders that died, and return them: queued again, failed at `crash_limit`, or cancelled.
 
     A holder is dead when its lease has run out, or, on a single node whose lock the caller has,
-    when it is another incarnation than `not_holder`.
+    when it is another incarnation than `not_holder`. `but`: jobs that the caller knows to be alive.
     """
     dead = jobs.c.lease_until < moment(connection, clock) if not_holder is None else jobs.c.holder != not_holder
-    statement = sa.select(jobs).where(IS_RUNNING, dead).limit(limit).with_for_update(skip_locked=True)
-    found = [Job.from_row(row) for row in connection.execute(statement)]
-    return [_recover(connection, clock, job, crash_limit) for job in found]
+    found = sa.select(jobs).where(IS_RUNNING, dead, jobs.c.id.not_in(list(but))).limit(limit)
+    rows = connection.execute(found.with_for_update(skip_locked=True)).all()
+    return [_recover(connection, clock, Job.from_row(row), crash_limit) for row in rows]
 
 
 def _recover(connection: Connection, clock: Clock, job: Job, crash_limit: int) -> Job:

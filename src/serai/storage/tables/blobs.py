@@ -39,4 +39,5 @@ files = Table(
     Column("info", Json, nullable=False),
     Column("created_at", Instant, nullable=False),
     Index("ix_files_owner_id", "owner_id", "id"),
+    Index("ix_files_digest", "digest"),
 )

@@ -121,6 +121,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["digest"], ["blobs.digest"], name=op.f("fk_files_digest")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_files")),
     )
+    op.create_index("ix_files_digest", "files", ["digest"], unique=False)
     op.create_index("ix_files_owner_id", "files", ["owner_id", "id"], unique=False)
     append_only("audit")
 
@@ -128,6 +129,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     drop_append_only("audit")
 
+    op.drop_index("ix_files_digest", table_name="files")
     op.drop_index("ix_files_owner_id", table_name="files")
     op.drop_table("files")
     op.drop_index("ix_blob_links_owner_id", table_name="blob_links")
