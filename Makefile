@@ -27,8 +27,8 @@ test: setup  ## every test that this machine can run; what is skipped is said at
 test-gpu: setup  ## the tests that need a CUDA device, with their figures
 	$(BIN)/python -m pytest -m gpu tests/gpu
 
-soak: setup  ## the long form of the fault tests (about 20 minutes)
-	$(BIN)/python tests/faults/soak_jobs.py
+soak: setup  ## the long form of the fault tests (30 minutes)
+	$(BIN)/python tests/faults/soak_jobs.py --minutes 30
 
 lint: setup  ## formatting, style, types, layers
 	$(BIN)/ruff format --check src tests benchmarks

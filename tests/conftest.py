@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,18 +50,18 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres_server() -> Iterator[PostgresServer]:
     """One PostgreSQL server for this test process, with a migrated database named `template_serai`."""
-    folder = tmp_path_factory.mktemp("postgres")
-    for parent in (folder, *folder.parents[:3]):  # PostgreSQL runs as its own user and must get in
-        parent.chmod(parent.stat().st_mode | 0o011)
-    server = PostgresServer(folder / "server")
-    server.start()
-    database = open_postgresql(server.create("template_serai"), pool_size=1, listen=False)
-    upgrade(database)
-    database.close_sync()
-    yield server
-    server.stop()
+    # Not below pytest's own folder: PostgreSQL runs as another user, and a parallel run closes that folder to it.
+    with tempfile.TemporaryDirectory(prefix="serai-postgres-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        server = PostgresServer(Path(folder) / "server")
+        server.start()
+        database = open_postgresql(server.create("template_serai"), pool_size=1, listen=False)
+        upgrade(database)
+        database.close_sync()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,8 @@ JUDGES_OF_INPUT = ("api", "auth", "decode", "outbound")
 MAY_BUILD_SQL = ("storage/connect.py", "storage/database.py", "storage/notices.py", "storage/migrations/")
 """Pragmas, LISTEN and DDL take no parameters; what stands in them are constants of ours."""
 
-SQL_TEXT = {"DDL", "exec_driver_sql", "literal_column", "text"}
+SQL_TEXT = {"DDL", "literal_column", "text"}
+"""Functions of SQLAlchemy that take SQL; methods that take it are `exec_driver_sql` and these:"""
 SQL_RUN = {"execute", "executemany", "executescript"}
 
 
@@ -133,13 +134,27 @@ def test_a_door_is_used_for_its_purpose_alone() -> None:
 
 def sql_from_strings(tree: ast.AST) -> Iterator[int]:
     """Yield the lines where SQL is not a literal: text from a variable, or a statement put together."""
+    names = sqlalchemy_names(tree)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not node.args:
             continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        statement = node.args[0]
-        if (name in SQL_TEXT and not isinstance(statement, ast.Constant)) or (name in SQL_RUN and is_built(statement)):
+        function, statement = ast.unparse(node.func), node.args[0]
+        method = function.rpartition(".")[2]
+        takes_text = method == "exec_driver_sql" or function in names
+        if (takes_text and not isinstance(statement, ast.Constant)) or (method in SQL_RUN and is_built(statement)):
             yield node.lineno
+
+
+def sqlalchemy_names(tree: ast.AST) -> set[str]:
+    """Return how a module calls the functions of SQLAlchemy that take SQL: `sa.text`, `text`."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = [alias.asname or alias.name for alias in node.names if alias.name.split(".")[0] == "sqlalchemy"]
+            names |= {f"{module}.{name}" for module in modules for name in SQL_TEXT}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sqlalchemy":
+            names |= {alias.asname or alias.name for alias in node.names if alias.name in SQL_TEXT}
+    return names
 
 
 def is_built(value: ast.expr) -> bool:
@@ -153,6 +168,8 @@ def is_built(value: ast.expr) -> bool:
     [
         'sa.text(f"SELECT {name}")',
         'text("SELECT " + name)',
+        "sql(query)",
+        'sqlalchemy.text(f"{query}")',
         'sa.text("SELECT %s" % name)',
         'sa.text("SELECT {}".format(name))',
         "sa.text(query)",
@@ -165,12 +182,18 @@ def is_built(value: ast.expr) -> bool:
 )
 def test_sql_put_together_is_found(snippet: str) -> None:
     """The check sees every way to put a value into SQL."""
-    assert list(sql_from_strings(ast.parse(snippet))) == [1]
+    imports = "import sqlalchemy; import sqlalchemy as sa; from sqlalchemy import text, text as sql\n"
+    assert list(sql_from_strings(ast.parse(imports + snippet))) == [2]
 
 
 @pytest.mark.parametrize(
     "snippet",
-    ['sa.text("SELECT :name")', "connection.execute(sa.select(t).where(t.c.a == name))", 'cursor.execute("BEGIN")'],
+    [
+        'import sqlalchemy as sa\nsa.text("SELECT :name")',
+        "row.text(value)",
+        "connection.execute(sa.select(t).where(t.c.a == name))",
+        'cursor.execute("BEGIN")',
+    ],
 )
 def test_sql_with_parameters_is_left_alone(snippet: str) -> None:
     """Literals and statements of SQLAlchemy are the way to write it."""

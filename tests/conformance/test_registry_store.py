@@ -287,6 +287,8 @@ def test_a_server_whose_clock_is_behind_does_not_turn_the_history_back(database:
     database.run_sync(store.add_binding, replace(line, since=AT))
     after, before = database.read_sync(store.bindings, "full-service")
     assert (before.since, before.until, after.since, after.until) == (LATER, LATER, LATER, None)
+    database.run_sync(store.bury_service, "full-service", AT)
+    assert database.read_sync(store.bindings, "full-service")[0].until == LATER
 
 
 def test_a_document_of_megabytes_comes_back(database: Database) -> None:

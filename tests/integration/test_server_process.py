@@ -194,22 +194,6 @@ def test_sigterm_waits_no_longer_than_the_grace(tmp_path: Path) -> None:
         assert (home / "logs" / "errors.log").read_text().count("Traceback") == 0
 
 
-def test_sigterm_ends_an_event_stream_cleanly(tmp_path: Path) -> None:
-    """Who follows a job sees the stream end as a stream does, not cut; the stop does not wait for the job."""
-    with serving(tmp_path / "home", shutdown_grace_s=20, job_concurrency=1) as server:
-        with server.client() as client:
-            texts = [
-                client.post("/jobs", json={"kind": "digest", "payload": {"text": "x" * 10}}).json() for _ in range(3)
-            ]
-            done = exchange(
-                server.port, head("GET", texts[0]["events_url"], f"Authorization: Bearer {server.admin_key}")
-            )
-            assert done.status == 200
-            assert done.raw.endswith(b"0\r\n\r\n")
-        server.terminate()
-        assert server.wait() == 0
-
-
 def test_a_second_interrupt_is_not_needed(tmp_path: Path) -> None:
     """One SIGINT on an idle server ends it at once, as SIGTERM does."""
     with serving(tmp_path / "home") as server:

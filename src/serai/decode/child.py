@@ -6,6 +6,8 @@ import socket
 from math import ceil
 from typing import BinaryIO, NoReturn
 
+from av.error import FFmpegError
+
 from serai.decode import pictures, recordings
 from serai.decode.confinement import confine
 from serai.decode.messages import (
@@ -64,9 +66,10 @@ def _answer(order: Order, file: BinaryIO, sink: BinaryIO) -> Reply:
         return Refused(reason=refusal.reason)
     except MemoryError:
         return Refused(reason="memory")
-    except PermissionError:
-        # The filter of system calls refused something that a decoder needs: ours to mend.
-        return Failed()
+    except PermissionError as error:
+        # The filter of system calls refused something that a decoder needs: ours to mend. But FFmpeg's
+        # decoders return the same number where they have no code for what is wrong with the file.
+        return Refused(reason="malformed") if isinstance(error, FFmpegError) else Failed()
     except OSError as error:
         return Refused(reason="memory" if error.errno in (errno.ENOMEM, errno.EFBIG) else "malformed")
     except Exception:  # noqa: BLE001  decoders raise anything at all when they are fed garbage

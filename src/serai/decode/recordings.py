@@ -10,6 +10,7 @@ from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
+from av.error import PermissionError as NamelessError  # -1, which FFmpeg's decoders return where they have no code
 from av.stream import Disposition
 from av.subtitles import codeccontext, stream
 from av.video.frame import VideoFrame
@@ -175,7 +176,7 @@ def _decode(container: InputContainer, track: AudioStream | VideoStream, kind: t
     for packet in container.demux(track):
         try:
             frames = packet.decode()
-        except InvalidDataError:
+        except (InvalidDataError, NamelessError):
             # One damaged packet, often the last of a file that was cut, does not spoil the rest.
             continue
         yield from (frame for frame in frames if isinstance(frame, kind))

@@ -135,7 +135,7 @@ def delete_service(change: Change, service_id: str, *, force: bool = False) -> N
 
 
 def detach(change: Change, service_ids: Iterable[str]) -> None:
-    """Give each service a revision without the targets and links that mean nothing any more, or what cannot do its work.
+    """Give each service a revision without the targets and links that mean nothing any more, or cannot do its work.
 
     The weights that are left are scaled to 100. A service without any target lets the policy choose.
     """

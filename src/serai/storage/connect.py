@@ -59,7 +59,12 @@ def open_postgresql(url: str, *, pool_size: int = 8, timeout_s: float = 10.0, li
         ) from None
     target = sa.make_url(url).set(drivername="postgresql+psycopg")
     milliseconds = int(timeout_s * 1000)
-    options = f"-c timezone=UTC -c lock_timeout={milliseconds} -c statement_timeout={max(milliseconds, 30_000)}"
+    patience = max(milliseconds, 30_000)
+    # A server that is stopped in the middle of a transaction must not keep its row locks for ever.
+    options = (
+        f"-c timezone=UTC -c lock_timeout={milliseconds} -c statement_timeout={patience} "
+        f"-c idle_in_transaction_session_timeout={patience}"
+    )
     origin = secrets.token_hex(8)
     engine = sa.create_engine(
         target,

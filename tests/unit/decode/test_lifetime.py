@@ -138,15 +138,17 @@ async def test_a_zygote_that_died_idle_is_not_noticed(decoder: Decoder) -> None:
 async def test_the_zygote_inherits_nothing(decoder: Decoder) -> None:
     """It has no environment, no descriptor of the server's, an empty working folder, and no terminal's signals."""
     before = zygotes()
-    with Path(os.devnull).open("rb") as ours:
-        os.set_inheritable(ours.fileno(), True)
-        await decoder.image(PICTURE)
+    pipe = os.pipe()
+    os.set_inheritable(pipe[0], True)
+    await decoder.image(PICTURE)
     (zygote,) = zygotes() - before
     proc = Path(f"/proc/{zygote}")
     assert (proc / "environ").read_bytes() == b""
     assert {int(entry.name) for entry in (proc / "fd").iterdir()} == {0, 1, 2}
     assert str((proc / "cwd").readlink()).endswith("(deleted)")
     assert os.getsid(zygote) == zygote
+    for descriptor in pipe:
+        os.close(descriptor)
 
 
 async def test_a_child_keeps_only_what_it_needs(tmp_path: Path) -> None:
