@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import structlog
-from support.servers import PostgresServer, RedisServer, find_postgresql, find_redis
 
 from serai.storage.connect import open_postgresql, open_sqlite
 from serai.storage.database import Database
 from serai.storage.schema import upgrade
+from support.blocking import guard_event_loop
+from support.servers import PostgresServer, RedisServer, find_postgresql, find_redis
 
 CI = os.environ.get("CI", "").lower() in ("1", "true")
 
@@ -41,6 +42,13 @@ def _quiet_logs() -> None:
         processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _event_loop_guard() -> Iterator[None]:
+    """Every test fails where a coroutine of ours blocks the event loop."""
+    with guard_event_loop():
+        yield
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.process import ServerProcess, serving
 
 pytestmark = pytest.mark.fault

@@ -120,6 +120,7 @@ def _fine() -> list[Specimen]:
         Specimen("gif", lambda: gif(3), "ok"),
         Specimen("gif-10000-frames", lambda: gif(10_000), "any"),
         Specimen("gif-frame-larger-than-canvas", lambda: gif(3, (1, 1), (60000, 60000)), "any"),
+        Specimen("gif-damaged-pixels", lambda: gif(3).replace(b"\x02\x02\x4c", b"\x10\x02\x4c"), "malformed"),
         Specimen("gif-huge-canvas", lambda: gif(3, (65535, 65535)), "rejected"),
         *(Specimen(f"mp4-rotated-{turn}", functools.partial(rotated, turn), "ok") for turn in range(4)),
     ]

@@ -12,8 +12,9 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from corpus.audio import tone, wav
 from PIL import Image
+
+from corpus.audio import tone, wav
 from support.process import ServerProcess, serving
 
 HOOK = """

@@ -11,12 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from support.process import ServerProcess, connect, exchange, head, receive, run_serve, send, serving
-from support.scrub import check_error
-from support.servers import free_port
 
 from serai.errors import ConfigurationError
 from serai.settings import load
+from support.process import ServerProcess, connect, exchange, head, receive, run_serve, send, serving
+from support.scrub import check_error
+from support.servers import free_port
 
 MISCONFIGURED = 4
 MIB = 2**20

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from support.scrub import check_error
 
 from serai.app import create_app
 from serai.settings import Settings
+from support.scrub import check_error
 
 ROLES = ("viewer", "user", "moderator", "admin")
 BASE = "http://127.0.0.1:8713"

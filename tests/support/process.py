@@ -7,13 +7,14 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+
 from support.servers import LOOPBACK
 
 START_S = 60.0
@@ -70,8 +71,6 @@ def serving(
     home: Path,
     *arguments: str,
     command: Sequence[str] = (sys.executable, "-m", "serai"),
-    variables: Mapping[str, str] | None = None,
-    preexec: Callable[[], None] | None = None,
     **settings: Any,
 ) -> Iterator[ServerProcess]:
     """Run `serai serve` in `home` on a free port until the block ends; settings go by the environment."""
@@ -82,8 +81,7 @@ def serving(
         stdout=subprocess.DEVNULL,
         text=True,
         errors="replace",
-        env={**given, **(variables or {})},
-        preexec_fn=preexec,
+        env=given,
     )
     server = ServerProcess(process, home)
     reader = _read_lines(server)

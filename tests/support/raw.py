@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from fastapi import FastAPI
+
 from support.scrub import check_error
 
 HOST = (b"host", b"127.0.0.1:8713")

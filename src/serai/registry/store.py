@@ -176,7 +176,8 @@ def put_service(connection: Connection, service: Service, *, new_revision: bool)
 def bury_service(connection: Connection, service_id: str, at: datetime) -> None:
     """Mark the service deleted, close its history, free its name."""
     connection.execute(sa.update(tables.services).where(tables.services.c.id == service_id).values(deleted_at=at))
-    end = sa.case((tables.bindings.c.since > at, tables.bindings.c.since), else_=at)
+    since = tables.bindings.c.since
+    end = sa.case((since > at, since), else_=sa.literal(at, since.type))
     connection.execute(sa.update(tables.bindings).filter_by(service_id=service_id, until=None).values(until=end))
     connection.execute(sa.delete(tables.names).where(tables.names.c.kind == "service", _target(service_id)))
 

@@ -72,6 +72,7 @@ def open_postgresql(url: str, *, pool_size: int = 8, timeout_s: float = 10.0, li
         max_overflow=0,
         pool_timeout=timeout_s,
         pool_pre_ping=True,
+        hide_parameters=True,  # an exception's text must not carry what users wrote into the logs
         connect_args={"connect_timeout": max(2, int(timeout_s)), "options": options, **_KEEPALIVES},
         execution_options={"origin": origin},
     )
@@ -116,6 +117,7 @@ def _sqlite_engine(path: Path, *, pool_size: int, timeout_s: float) -> Engine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=timeout_s,
+        hide_parameters=True,
         connect_args={"check_same_thread": False, "timeout": timeout_s},
     )
 

@@ -9,10 +9,10 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
-from support.api import ROLES, Running, running, with_every_role
 
 from serai.api.access import unclassified
 from serai.auth.policy import SCOPES
+from support.api import ROLES, Running, running, with_every_role
 
 pytestmark = pytest.mark.anyio
 

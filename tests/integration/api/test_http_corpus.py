@@ -17,12 +17,12 @@ import pytest
 import uvicorn
 from PIL import Image
 from starlette.responses import PlainTextResponse
-from support.api import running
-from support.process import Answer, ServerProcess, connect, exchange, head, parse, receive, send
-from support.scrub import check_error
 
 from serai.api import protocol
 from serai.api.protocol import BoundedProtocol
+from support.api import running
+from support.process import Answer, ServerProcess, connect, exchange, head, parse, receive, send
+from support.scrub import check_error
 
 SECRET = b"a secret for signing that the tests know"
 KIB, MIB = 2**10, 2**20

@@ -9,15 +9,15 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.websockets import WebSocket
-from support.api import Running, running
-from support.process import Answer, ServerProcess, exchange, head
-from support.scrub import check_error
 
 from serai.api.guard import Guard
 from serai.clock import SystemClock
 from serai.ids import new_id
 from serai.settings import Settings
 from serai.telemetry.metrics import Metrics
+from support.api import Running, running
+from support.process import Answer, ServerProcess, exchange, head
+from support.scrub import check_error
 
 FOREIGN_HOSTS = [
     "evil.test",

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
+
 from support.api import ROLES, Running, running
 
 pytestmark = pytest.mark.anyio

@@ -8,13 +8,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+
 from corpus.identifiers import HOSTILE_IDS
 from corpus.texts import BAD_JSON_BODIES, HOSTILE_HEADERS, HOSTILE_STRINGS
+from serai.auth.limits import Limiter
 from support.api import Running
 from support.positions import MARK, Position, operations, positions
 from support.raw import RawAnswer, ask
-
-from serai.auth.limits import Limiter
 
 pytestmark = pytest.mark.anyio
 

@@ -38,14 +38,11 @@ class TestHealth:
         told = await said(server_on_both.admin.get("/health"))
         assert (told["status"], told["version"]) == ("healthy", __version__)
         assert told["uptime_seconds"] >= 0
-        assert {name: check["status"] for name, check in told["checks"].items()} >= {
-            "database": "ok",
-            "cache": "ok",
-            "disk": "ok",
-        }
+        assert {"database", "cache", "disk"} <= set(told["checks"])
+        assert {check["status"] for check in told["checks"].values()} == {"ok"}
 
     async def test_a_part_that_fails_is_named(self, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A lesser part: degraded, and 200; the database: unhealthy, 503, and not ready; a part that hangs has failed."""
+        """A lesser part: degraded, and 200; the database: unhealthy, 503, and not ready. Hanging is failing."""
         checks = server.app.state.parts.checks
         whole = dict(checks)
 
@@ -147,10 +144,10 @@ class TestPages:
                     assert asset.status_code == 200, link
                     assert asset.headers["content-type"].split(";")[0] in ("text/javascript", "text/css")
 
-    @pytest.mark.parametrize("name", ["other.js", "..%2f..%2fetc%2fpasswd", "front.js%00", ".", "swagger-ui.css.map"])
-    async def test_no_other_file_is_served(self, server: Running, name: str) -> None:
+    async def test_no_other_file_is_served(self, server: Running) -> None:
         """The names are a list, not a folder."""
-        assert (await server.anonymous.get(f"/docs/{name}")).status_code in (400, 404, 422)
+        for name in ("other.js", "..%2f..%2fetc%2fpasswd", "front.js%00", "%2e", "", "swagger-ui.css.map"):
+            assert (await server.anonymous.get(f"/docs/{name}")).status_code in (400, 404, 422), name
 
     async def test_the_description_covers_every_route(self, server: Running) -> None:
         """Each route that is not a page is in it, with a summary and what it needs."""

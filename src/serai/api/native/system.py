@@ -115,7 +115,7 @@ async def diag(request: Request) -> dict[str, Any]:
     return {
         "version": __version__,
         "python": sys.version.split()[0],
-        "platform": platform.platform(),
+        "platform": await asyncio.to_thread(platform.platform),  # may run a program
         "cpus": len(_cpus()),
         "disk": {"total_bytes": disk.total, "free_bytes": disk.free},
         "tasks": len(asyncio.all_tasks()),
@@ -132,11 +132,8 @@ async def settings(request: Request) -> dict[str, Any]:
 @routes.get("/metrics", access=Role.VIEWER, include_in_schema=False)
 async def metrics(request: Request) -> Response:
     """Return the metrics for Prometheus."""
-    render = parts_of(request).metrics.render
-    try:
-        body, content_type = render(request.headers.get("accept"))
-    except (ValueError, TypeError):  # the library reads a version in Accept as numbers
-        body, content_type = render()
+    render = parts_of(request).metrics.render  # reads /proc
+    body, content_type = await asyncio.to_thread(render, request.headers.get("accept"))
     return Response(body, headers={"content-type": content_type})
 
 
