@@ -7,7 +7,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from glob import glob
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
@@ -22,9 +21,9 @@ def free_port() -> int:
 
 def find_postgresql() -> Path | None:
     """Return the folder of PostgreSQL's server binaries, the newest version's."""
-    folders = sorted(glob("/usr/lib/postgresql/*/bin"), key=lambda path: int(path.split("/")[4]))
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     if folders:
-        return Path(folders[-1])
+        return folders[-1]
     on_path = shutil.which("initdb")
     return Path(on_path).parent if on_path else None
 
