@@ -6,10 +6,10 @@
     async def list_users(request: Request) -> UserPage: ...
 
 The check stands in the route itself, behind the match: no spelling of a path can lead around it.
-Order: host and origin (guard), address limit, credential, role and scope, rate, parameters, body.
+Order: host and origin (guard), address limit, credential, rate, role and scope, parameters, body.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -65,19 +65,15 @@ class SecuredRoute(APIRoute):
         async def admit_then_handle(request: Request) -> Response:
             parts = parts_of(request)
             caller = await _identify(request, parts, access)
-            check_access(caller, access, scope)
-            allowance = None
             if caller is not None:
                 request.state.caller = caller
                 bind_caller(caller.user_id)
-                allowance = await _count(parts, caller)
+                request.state.allowance = await _count(request, parts, caller)
+            check_access(caller, access, scope)
             _check_parameters(request, known)
             if has_body:
                 await _read_json(request, parts.settings.max_json_bytes)
-            response = await handle(request)
-            if allowance is not None:
-                response.headers.update(allowance.headers())
-            return response
+            return await handle(request)
 
         return admit_then_handle
 
@@ -109,9 +105,11 @@ class Routes:
     def install(self, app: FastAPI) -> None:
         """Add the routes to `app`."""
         for method, path, endpoint, options in self._routes:
-            app.router.add_api_route(
-                path, endpoint, methods=[method], tags=[self._scope], route_class_override=SecuredRoute, **options
-            )
+            module = endpoint.__module__.rpartition(".")[2]
+            summary = (endpoint.__doc__ or "").partition("\n")[0]
+            said = {"summary": summary, "operation_id": f"{module}_{endpoint.__name__}"}
+            described = {"methods": [method], "tags": [self._scope], **said, **options}
+            app.router.add_api_route(path, endpoint, route_class_override=SecuredRoute, **described)
 
     def _collect(
         self, method: str, path: str, access: Access, options: dict[str, Any]
@@ -204,11 +202,13 @@ async def _authenticate(request: Request, parts: Parts) -> Caller | None:
         raise error from None
 
 
-async def _count(parts: Parts, caller: Caller) -> Allowance | None:
+async def _count(request: Request, parts: Parts, caller: Caller) -> Allowance | None:
     try:
         return await parts.limiter.admit(caller)
-    except RateLimited:
+    except RateLimited as refused:
         parts.metrics.rate_limited.labels(scope="key").inc()
+        limit = refused.details["limit"] if isinstance(refused.details, Mapping) else 0
+        request.state.allowance = Allowance(limit=limit, remaining=0, reset_s=refused.retry_after or 0)
         raise
 
 

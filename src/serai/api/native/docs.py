@@ -3,6 +3,7 @@
 Swagger UI's files come from the package `fastapi-offline`.
 """
 
+import asyncio
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Literal
@@ -31,7 +32,7 @@ Asset = Annotated[Literal["swagger-ui-bundle.js", "swagger-ui.css", "start.js", 
 
 _FRONT = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Serai</title>
+<title>Serai</title><link rel="icon" href="data:,">
 <style>
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
 body { max-width: 34rem; margin: 12vh auto; padding: 0 1rem }
@@ -67,7 +68,7 @@ _FRONT_SCRIPT = """document.getElementById("sign-in").addEventListener("submit",
 
 _DOCS = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Serai API</title><link rel="stylesheet" href="/docs/swagger-ui.css"></head>
+<title>Serai API</title><link rel="icon" href="data:,"><link rel="stylesheet" href="/docs/swagger-ui.css"></head>
 <body><div id="swagger-ui"></div>
 <script src="/docs/swagger-ui-bundle.js"></script><script src="/docs/start.js"></script></body></html>
 """
@@ -101,7 +102,8 @@ async def docs(request: Request) -> Response:
 @routes.get("/docs/{name}", access=PUBLIC, include_in_schema=False)
 async def asset(name: Asset) -> Response:
     """Return a file of the pages; the same for everybody."""
-    return Response(_asset(name), media_type=_TYPES[name], headers={"cache-control": "public, max-age=3600"})
+    content = await asyncio.to_thread(_asset, name)
+    return Response(content, media_type=_TYPES[name], headers={"cache-control": "public, max-age=3600"})
 
 
 @routes.get("/openapi.json", access=Role.VIEWER, include_in_schema=False)

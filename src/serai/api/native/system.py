@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any, Literal
 
+import structlog
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,7 +17,9 @@ from serai.api.access import Routes, caller_or_none, parts_of
 from serai.api.parts import Parts
 from serai.api.wire import Wire
 from serai.auth.policy import PUBLIC, Role
+from serai.errors import SeraiError
 
+log = structlog.get_logger(__name__)
 routes = Routes("system")
 
 CHECK_TIMEOUT_S = 2.0
@@ -103,7 +106,7 @@ async def status(request: Request) -> Status:
         auth=parts.settings.auth,
         database=parts.database.dialect,
         cache="redis" if parts.settings.redis_url else "memory",
-        extras={name: _extra(name, module, gives) for name, (module, gives) in EXTRAS.items()},
+        extras=await asyncio.to_thread(_extras),
     )
 
 
@@ -143,8 +146,15 @@ async def _run_check(parts: Parts, name: str) -> Check:
             return Check(status="ok", detail=await parts.checks[name]())
     except TimeoutError:
         return Check(status="failed", problem=f"no answer within {CHECK_TIMEOUT_S:g} s")
-    except Exception as error:  # noqa: BLE001 - a check may fail in any way, and health must tell it
-        return Check(status="failed", problem=getattr(error, "message", type(error).__name__))
+    except SeraiError as error:
+        return Check(status="failed", problem=error.message)
+    except Exception:
+        log.exception("a check of health failed", check=name)
+        return Check(status="failed", problem="it failed in a way that the log describes")
+
+
+def _extras() -> dict[str, Extra]:
+    return {name: _extra(name, module, gives) for name, (module, gives) in EXTRAS.items()}
 
 
 def _extra(name: str, module: str, gives: str) -> Extra:
