@@ -3,8 +3,13 @@
     jobs_peers.py PEER (work | put | turns) WHERE FOLDER COUNT SECONDS
 
 Each job notes its start and its end in a file, so what is measured and what is lost does not depend
-on what a queue says of itself. `put` enqueues COUNT jobs that last SECONDS; `turns` enqueues one at a
-time to an idle worker and prints the milliseconds until each one started.
+on what a queue says of itself. `put` enqueues COUNT jobs that last SECONDS, one after the other, and
+prints when it began and ended; `turns` enqueues one at a time to an idle worker and prints the
+milliseconds from the call until each one started.
+
+Everything is at its defaults but the number of workers, and: Huey with fsync, as the others have it;
+its tasks and Procrastinate's with three retries; Procrastinate with the periodic task that its
+documentation gives for stalled jobs, every minute, the shortest time of its example's form.
 """
 
 import contextlib
@@ -76,6 +81,13 @@ def procrastinate_peer(where: str, folder: str) -> tuple[Enqueue, Callable[[], o
     server = App(connector=PsycopgConnector(conninfo=where))
     for app in (client, server):
         app.task(name="work", retry=3)(work)
+
+    async def retry_stalled_jobs(context: Any, timestamp: int) -> None:
+        for job in await server.job_manager.get_stalled_jobs():
+            await server.job_manager.retry_job(job)
+
+    task = server.task(name="stalled", queueing_lock="retry_stalled_jobs", pass_context=True)(retry_stalled_jobs)
+    server.periodic(cron="* * * * *")(task)
     put = client.configure_task("work")
 
     def serve() -> None:
@@ -85,15 +97,15 @@ def procrastinate_peer(where: str, folder: str) -> tuple[Enqueue, Callable[[], o
 
 
 def dbos_peer(where: str, folder: str) -> tuple[Enqueue, Callable[[], object]]:
-    from dbos import DBOS, DBOSClient, Queue
+    from dbos import DBOS, DBOSClient
 
     url = where if "://" in where else f"sqlite:///{where}"
 
     def launch() -> None:
         DBOS(config={"name": "bench", "system_database_url": url, "application_version": "1", "log_level": "ERROR"})
-        Queue("jobs", worker_concurrency=CONCURRENCY)
         DBOS.workflow(name="work")(work)
         DBOS.launch()
+        DBOS.register_queue("jobs", worker_concurrency=CONCURRENCY)
 
     def serve() -> None:
         launch()
@@ -117,8 +129,12 @@ def run(peer: str, action: str, where: str, folder: str, count: int, seconds: fl
     if action == "work":
         serve()
     elif action == "put":
-        for number in range(count):
+        begun = 0.0
+        for number in range(-1, count):  # the first one connects; its time is not counted
+            if number == 0:
+                begun = time.time()
             enqueue(number, seconds)
+        print("put", begun, time.time())
     else:
         waits = []
         for number in range(10_000, 10_000 + count):
@@ -153,44 +169,79 @@ def wait_for(folder: Path, count: int, patience_s: float = 30) -> int:
     return seen
 
 
-def measure_peer(peer: str, where: Callable[[str], str], folder: Path, count: int) -> dict[str, Any]:
-    def commands(name: str) -> tuple[Callable[..., list[str]], Path]:
-        place = folder / f"{peer} {name}".replace(" ", "_").replace("(", "").replace(")", "")
-        place.mkdir()
-        start = [str(CACHE / "bin/python"), __file__, peer.split(maxsplit=1)[0]]
-        target = where(place.name.lower())
+class Place:
+    """One queue of a peer: a folder, a database, and the commands that work on it."""
 
-        def command(action: str, number: int = 0, seconds: float = 0) -> list[str]:
-            return [*start, action, target, str(place), str(number), str(seconds)]
+    def __init__(self, peer: str, name: str, where: Callable[[str], str], folder: Path) -> None:
+        self.folder = folder / f"{peer} {name}".replace(" ", "_").replace("(", "").replace(")", "")
+        self.folder.mkdir()
+        self._start = [str(CACHE / "bin/python"), __file__, peer.split(maxsplit=1)[0]]
+        self._where = where(self.folder.name.lower())
 
-        return command, place
+    def command(self, action: str, number: int = 0, seconds: float = 0) -> list[str]:
+        return [*self._start, action, self._where, str(self.folder), str(number), str(seconds)]
 
-    command, place = commands("speed")
-    subprocess.run(command("put", count), check=True, capture_output=True)
-    with worker(command):
-        wait_for(place, count)
-        ended = notes(place, "end")
-        span = max(ended.values()) - min(notes(place, "start").values())
-        turns = subprocess.run(command("turns", 20), check=True, capture_output=True, text=True, timeout=120).stdout
-    waits = [float(word) for word in turns.split("waits")[1].split()]
-    command, place = commands("kill")
-    subprocess.run(command("put", 150, 0.05), check=True, capture_output=True)
-    for _ in range(KILLS):
-        with worker(command):
-            before = len(notes(place, "end"))
-            deadline = time.monotonic() + 10
-            while len(notes(place, "end")) < min(150, before + 6) and time.monotonic() < deadline:
-                time.sleep(0.01)
-    with worker(command):
-        left = wait_for(place, 150)
+    def tell(self, action: str, number: int, seconds: float = 0) -> list[float]:
+        """Run an action to its end; return the numbers that it prints."""
+        command = self.command(action, number, seconds)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+        return [float(word) for word in done.stdout.rsplit(action if action == "put" else "waits", 1)[1].split()]
+
+    def span(self, count: int, since: float | None = None) -> float:
+        """Return the seconds from `since`, or the first start, to the last end."""
+        if wait_for(self.folder, count) < count:
+            raise ValueError("not every job ended")
+        first = min(notes(self.folder, "start").values())
+        return max(notes(self.folder, "end").values()) - (first if since is None else since)
+
+
+def measure_peer(peer: str, where: Callable[[str], str], folder: Path, count: int, kills: bool) -> dict[str, Any]:
+    place = Place(peer, "drain", where, folder)
+    begun, ended = place.tell("put", count)
+    with worker(place.command):
+        drained = place.span(count + 1)
+    live = Place(peer, "live", where, folder)
+    live.tell("put", 0)
+    with worker(live.command):
+        wait_for(live.folder, 1)
+        (live.folder / "notes").unlink()
+        since, _ = live.tell("put", count)
+        through = live.span(count + 1, since)
+        waits = live.tell("turns", 40)
+    found = {
+        "enqueued_per_s": round(count / (ended - begun)),
+        "drained_per_s": round(count / drained),
+        "through_per_s": round(count / through),
+        **latencies(waits),
+    }
+    if kills:
+        place = Place(peer, "kill", where, folder)
+        found["lost_in_kills"] = lost_in_kills(place, 120 if peer == "procrastinate" else 30)
+    return found
+
+
+def latencies(waits: list[float]) -> dict[str, float]:
+    """Return the median and the 95th percentile."""
     return {
-        "finished_per_s": round(len(ended) / span),
         "start_p50_ms": round(statistics.median(waits), 1),
-        "lost_in_kills": 150 - left,
+        "start_p95_ms": round(statistics.quantiles(waits, n=20)[18], 1),
     }
 
 
-def measure_peers(folder: Path, count: int) -> dict[str, dict[str, Any]]:
+def lost_in_kills(place: Place, patience_s: float) -> int:
+    """Return how many of 150 jobs of 50 ms have not ended after their worker was killed KILLS times."""
+    place.tell("put", 149, 0.05)
+    for _ in range(KILLS):
+        with worker(place.command):
+            before = len(notes(place.folder, "end"))
+            deadline = time.monotonic() + 10
+            while len(notes(place.folder, "end")) < min(150, before + 6) and time.monotonic() < deadline:
+                time.sleep(0.01)
+    with worker(place.command):
+        return 150 - wait_for(place.folder, 150, patience_s)
+
+
+def measure_peers(folder: Path, count: int, *, kills: bool) -> dict[str, dict[str, Any]]:
     """Return the figures of every peer; make their environment if it is not there."""
     from support.servers import PostgresServer
 
@@ -205,7 +256,7 @@ def measure_peers(folder: Path, count: int) -> dict[str, dict[str, Any]]:
         for peer, kind in PEERS.items():
             place = server.create if kind == "postgresql" else (lambda name: str(folder / f"{name}.db"))
             try:
-                found[peer] = measure_peer(peer, place, folder, count)
+                found[peer] = measure_peer(peer, place, folder, count, kills)
             except (subprocess.SubprocessError, ValueError, IndexError) as error:
                 found[peer] = {"problem": type(error).__name__}
                 print(f"{peer}: {error} {getattr(error, 'stderr', '')!r:.800}", file=sys.stderr)

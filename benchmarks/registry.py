@@ -3,13 +3,14 @@
     python benchmarks/registry.py [--models 10000] [--rounds 200] [--peers] [--json out/registry.json]
 
 `--peers` asks MLflow's model registry the same, call by call in turn with Serai, each over one kept
-connection to its own server on its own SQLite file. MLflow comes from a virtual environment that this
-script makes under ~/.cache/serai-benchmarks. Both keep their durable defaults; what one fsync of the
-disk takes is printed too, because every change waits for at least one.
+connection to its own server on its own SQLite file. MLflow has no users there and writes no audit log;
+it comes from a virtual environment that this script makes under ~/.cache/serai-benchmarks. Both keep
+their durable defaults; what one fsync of the disk takes is printed too, for every change waits for one.
 """
 
 import argparse
 import asyncio
+import http.client
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ import venv
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from serai.registry.model import TASKS, Model  # noqa: E402 - keeps the imports 
 from serai.registry.parameters import Parameter  # noqa: E402 - keeps the imports together
 from serai.registry.plan import Request  # noqa: E402 - keeps the imports together
 from serai.registry.policy import decide  # noqa: E402 - keeps the imports together
+from serai.registry.registry import Registry  # noqa: E402 - keeps the imports together
 from serai.registry.source import PackageSource  # noqa: E402 - keeps the imports together
 from serai.registry.version import Status, Version, seal  # noqa: E402 - keeps the imports together
 from serai.settings import Settings  # noqa: E402 - keeps the imports together
@@ -134,9 +137,9 @@ async def in_process(home: Path, count: int, rounds: int) -> Figures:
             for name in (f"model-{number:05d}", f"maker-{number % 50}/Model-{number:05d}")
             for selector in ("", "@1.10.0")
         ]
-        figures["decision, named"] = quantiles([timed(lambda: decide(snapshot, one)) for one in requests])  # noqa: B023
+        figures["decision, named"] = quantiles([timed(partial(decide, snapshot, one)) for one in requests])
         automatic = [Request(task="image-generation", require_fast=fast) for fast in (True, False)] * 500
-        figures["decision, automatic"] = quantiles([timed(lambda: decide(snapshot, one)) for one in automatic])  # noqa: B023
+        figures["decision, automatic"] = quantiles([timed(partial(decide, snapshot, one)) for one in automatic])
         figures |= await cold(parts, rounds)
         key = (home / "admin.key").read_text().strip()
         headers = {"authorization": f"Bearer {key}"}
@@ -154,28 +157,28 @@ async def in_process(home: Path, count: int, rounds: int) -> Figures:
 
 
 async def cold(parts: Any, rounds: int) -> Figures:
-    """Return what a change takes, and the first decision after it."""
+    """Return what a change takes, and the first decision after it, on the server that made it and on another."""
     changes, firsts, others = [], [], []
+    other = Registry(parts.database, parts.registry.rules)  # hears of the change, and has to read it
+    await other.current()
     for number in range(rounds):
-        name = f"model-{number:05d}"
-        notes = {"release_notes": f"round {number}"}
+        name, notes = f"model-{number:05d}", {"release_notes": f"round {number}"}
+        write, now = parts.registry.write, parts.clock.now()
         begun = time.perf_counter()
-        await parts.database.run(
-            parts.registry.write, releases.update_version, SYSTEM, parts.clock.now(), name, "2.0.0", notes
-        )
+        await parts.database.run(write, releases.update_version, SYSTEM, now, name, "2.0.0", notes)
         changed = time.perf_counter()
-        decision = decide(await parts.registry.current(), Request(model=name))
-        decided = time.perf_counter()
-        parts.registry._on_notice(None)  # what a change on another server says
         decide(await parts.registry.current(), Request(model=name))
+        decided = time.perf_counter()
+        decide(await other.current(), Request(model=name))
         others.append(time.perf_counter() - decided)
-        assert decision.version == "2.0.0"
         changes.append(changed - begun)
         firsts.append(decided - changed)
+        assert (await other.current()).models[name].candidates["2.0.0"].version.release_notes == f"round {number}"
+    other.close()
     return {
         "change, with its fsync": quantiles(changes),
         "first decision after it": quantiles(firsts),
-        "first decision after a notice": quantiles(others),
+        "first decision on another server": quantiles(others),
     }
 
 
@@ -184,7 +187,9 @@ def over_http(home: Path, rounds: int) -> Figures:
     figures: Figures = {}
     with serving(home, rate_limits="off") as server, server.client() as client:
         for name, filters in LISTS.items():
-            seconds = [timed(lambda: client.get("/models", params=filters).raise_for_status()) for _ in range(rounds)]  # noqa: B023
+            answer = client.get("/models", params=filters)
+            assert answer.status_code == 200, answer.text
+            seconds = [timed(partial(client.get, "/models", params=filters)) for _ in range(rounds)]
             figures[f"list over HTTP, {name}"] = quantiles(seconds)
     return figures
 
@@ -237,51 +242,64 @@ Call = tuple[str, str, dict[str, Any] | None]
 
 
 def serai_calls(number: int) -> dict[str, Call]:
-    name, last = f"bench-{number}", f"1.{number + 1}.0"
+    path = f"/models/bench-{number}"
     return {
-        "create model": ("POST", "/models", {"id": name, "task": "chat", "version": "1.0.0"}),
-        "get model": ("GET", f"/models/{name}", None),
+        "create model": ("POST", "/models", {"id": f"bench-{number}", "task": "chat", "version": "1.0.0"}),
+        "get model": ("GET", path, None),
         "list a page of 50": ("GET", "/models?limit=50", None),
-        "create version": ("POST", "/models/bench-0/versions", {"version": last, "status": "draft"}),
-        "move alias": ("PUT", "/models/bench-0/aliases/live", {"to": last}),
+        "create version": ("POST", f"{path}/versions", {"version": "1.1.0"}),
+        "move alias": ("PUT", f"{path}/aliases/live", {"to": "1.1.0"}),
     }
 
 
 def mlflow_calls(number: int) -> dict[str, Call]:
+    """The same; MLflow's model is made without a version, so its first one is the one that is created."""
     name, api = f"bench-{number}", "/api/2.0/mlflow"
-    alias = {"name": "bench-0", "alias": "live", "version": str(number + 1)}
     return {
         "create model": ("POST", f"{api}/registered-models/create", {"name": name}),
         "get model": ("GET", f"{api}/registered-models/get?name={name}", None),
         "list a page of 50": ("GET", f"{api}/registered-models/search?max_results=50", None),
-        "create version": (
-            "POST",
-            f"{api}/model-versions/create",
-            {"name": "bench-0", "source": f"s3://weights/{number}"},
-        ),
-        "move alias": ("POST", f"{api}/registered-models/alias", alias),
+        "create version": ("POST", f"{api}/model-versions/create", {"name": name, "source": f"s3://weights/{name}"}),
+        "move alias": ("POST", f"{api}/registered-models/alias", {"name": name, "alias": "live", "version": "1"}),
     }
+
+
+class Kept:
+    """One kept connection with as little of a client around it as there is, so that the servers are compared."""
+
+    def __init__(self, url: str, headers: dict[str, str]) -> None:
+        self._connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+        self._headers = {"content-type": "application/json", **headers}
+
+    def send(self, call: Call) -> None:
+        method, path, body = call
+        self._connection.request(method, path, None if body is None else json.dumps(body), self._headers)
+        answer = self._connection.getresponse()
+        told = answer.read()
+        if answer.status >= 300:
+            raise SystemExit(f"{method} {path} answered {answer.status}: {told[:300]!r}")
 
 
 def side_by_side(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
     """Return the medians of both for each call, and how many times longer MLflow takes."""
     seconds: dict[str, tuple[list[float], list[float]]] = {}
     with serving(folder / "serai", rate_limits="off") as server, mlflow(folder) as url:
-        with server.client() as ours, httpx.Client(base_url=url, timeout=60, trust_env=False) as theirs:
-            for number in range(rounds):
-                sides = ((ours, serai_calls(number)), (theirs, mlflow_calls(number)))
-                for place, (client, calls) in enumerate(sides if number % 2 else sides[::-1]):
-                    for name, (method, path, body) in calls.items():
-                        begun = time.perf_counter()
-                        client.request(method, path, json=body).raise_for_status()
-                        spent = time.perf_counter() - begun
-                        side = place if number % 2 else 1 - place
-                        seconds.setdefault(name, ([], []))[side].append(spent)
-    found = {}
-    for name, (mine, other) in seconds.items():
-        ours_ms, theirs_ms = quantiles(mine)["p50_ms"], quantiles(other)["p50_ms"]
-        found[name] = {"serai_p50_ms": ours_ms, "mlflow_p50_ms": theirs_ms, "ratio": round(theirs_ms / ours_ms, 1)}
+        ours, theirs = Kept(server.url, {"authorization": f"Bearer {server.admin_key}"}), Kept(url, {})
+        sides = ((0, ours, serai_calls), (1, theirs, mlflow_calls))
+        for number in range(rounds):
+            for side, client, calls in sides[:: 1 if number % 2 else -1]:
+                for name, call in calls(number).items():
+                    seconds.setdefault(name, ([], []))[side].append(timed(partial(client.send, call)))
+    found = {name: compared(mine, other) for name, (mine, other) in seconds.items()}
+    calls_for_one = zip(seconds["create model"][1], seconds["create version"][1], strict=True)
+    made = [model + version for model, version in calls_for_one]
+    found["create model with a version"] = compared(seconds["create model"][0], made)
     return found
+
+
+def compared(mine: list[float], other: list[float]) -> dict[str, float]:
+    ours, theirs = quantiles(mine)["p50_ms"], quantiles(other)["p50_ms"]
+    return {"serai_p50_ms": ours, "mlflow_p50_ms": theirs, "ratio": round(theirs / ours, 1)}
 
 
 def show(title: str, figures: dict[str, dict[str, float]]) -> None:
@@ -307,7 +325,7 @@ def main() -> None:
         home.mkdir(mode=0o700)
         database = open_sqlite(home / "serai.db")
         upgrade(database)
-        loading = timed(lambda: load(database, options.models))
+        loading = timed(partial(load, database, options.models))
         database.close_sync()
         figures: Figures = {
             "one fsync of this disk": fsync(folder),

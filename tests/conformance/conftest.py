@@ -1,6 +1,8 @@
 """An empty database for each test of the registry, without the cost of making one on PostgreSQL."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -36,3 +38,24 @@ def empty(database: Database) -> None:
     """Take every row away; TRUNCATE asks no row's trigger."""
     names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
     database.run_sync(lambda connection: connection.execute(sa.text(f"TRUNCATE {names} CASCADE")))
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def empty_databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Database]]:
+    """Gives an empty database each time it is called, for the examples of a test; one at a time is open."""
+    opened: list[Database] = []
+
+    def another() -> Database:
+        if request.param == "postgresql":
+            database: Database = request.getfixturevalue("emptied_postgresql")
+            empty(database)
+            return database
+        while opened:
+            opened.pop().close_sync()
+        template: Path = request.getfixturevalue("sqlite_template")
+        opened.append(open_sqlite(Path(shutil.copy(template, tmp_path / "example.db"))))
+        return opened[-1]
+
+    yield another
+    for database in opened:
+        database.close_sync()

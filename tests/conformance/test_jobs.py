@@ -1,6 +1,7 @@
 """The stored queue: one suite, on SQLite and on PostgreSQL."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -254,6 +255,16 @@ def test_crashes_are_counted_apart_and_poison_ends(queue: Queue) -> None:
         (job,) = queue.run(store.recover, crash_limit=3)
         assert (job.crash_count, job.error_count) == (crashes, 0)
     assert (job.id, job.status, job.error["code"]) == (job_id, "failed", "JOB_CRASHED")
+
+
+def test_what_the_caller_knows_to_be_alive_is_not_recovered(queue: Queue) -> None:
+    """However long ago its lease ran out; of the others those that ran out are."""
+    queue.put(), queue.put()
+    alive, dead = queue.take(2)
+    queue.pass_time(31)
+    (recovered,) = queue.run(store.recover, crash_limit=3, but={alive.id})
+    assert (recovered.id, recovered.crash_count) == (dead.id, 1)
+    assert queue.get(alive.id) == dataclasses.replace(alive, lease_until=queue.get(alive.id).lease_until)
 
 
 def test_a_renewed_lease_does_not_run_out(queue: Queue) -> None:

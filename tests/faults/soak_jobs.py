@@ -20,7 +20,7 @@ from serai.jobs.model import Job
 from serai.storage.connect import open_postgresql
 from serai.storage.database import Database
 from serai.storage.schema import upgrade
-from support.job_faults import ServerProgram, check, put, status_counts, watch_ends
+from support.job_faults import ServerProgram, check, kept_open, put, status_counts, watch_ends
 from support.servers import PostgresServer
 
 FAULTS = ("kill", "kill", "kill", "stop", "restart", "crash")
@@ -48,16 +48,17 @@ def soak(database: Database, server: PostgresServer, folder: Path, minutes: floa
     made = [put(database, f"job {n}") for n in range(200)]
     harms = 0
     with ServerProgram(url, folder / "a", *options) as first, ServerProgram(url, folder / "b", *options) as second:
-        pids = {first: first.ready(), second: second.ready()}
-        while time.monotonic() < deadline:
-            if status_counts(database)["queued"] < 150:
-                made += [put(database, f"more {len(made)} {n}", fail_first=n == 0) for n in range(50)]
-            program, how = source.choice((first, second)), source.choice(FAULTS)
-            harm(how, pids[program], server, source)
-            if how == "kill":
-                pids[program] = program.ready()
-            harms += 1
-            time.sleep(source.uniform(0, 0.5))
+        with kept_open(database):
+            pids = {first: first.ready(), second: second.ready()}
+            while time.monotonic() < deadline:
+                if status_counts(database)["queued"] < 150:
+                    made += [put(database, f"more {len(made)} {n}", fail_first=n == 0) for n in range(50)]
+                program, how = source.choice((first, second)), source.choice(FAULTS)
+                harm(how, pids[program], server, source)
+                if how == "kill":
+                    pids[program] = program.ready()
+                harms += 1
+                time.sleep(source.uniform(0, 0.5))
         print(f"{harms} harms, {len(made)} jobs; waiting for the rest")
         if first.wait(300) or second.wait(300):
             raise SystemExit(first.errors.read_text()[-4000:] + second.errors.read_text()[-4000:])

@@ -14,7 +14,9 @@ from serai.storage.database import Database
 from serai.storage.tables.jobs import jobs
 from support.job_faults import (
     ServerProgram,
+    await_claim,
     check,
+    kept_open,
     let_pauses_pass,
     put,
     status_counts,
@@ -37,17 +39,19 @@ def test_a_server_that_dies_at_a_point_loses_nothing(point: str, database: Datab
     made = [put(database, f"{n}", webhook_url="https://example.org/") for n in range(3)]
     if point.startswith("fail"):
         made.append(put(database, "late", fail_first=True))
-    where, options = where_of(database), ["--alone", "--lease-s", "0.6"]
+    options = ["--alone", "--lease-s", "0.6", "--respawn", "--until-idle"]
     if point.startswith(("renew", "append_events")):  # runs must last until a beat, or a write of events
         options += ["--step-s", "0.3"]
-    if point.startswith("recover"):  # there must be something to recover
-        with ServerProgram(where, tmp_path / "a", *options, "--point", "runner:end") as first:
-            assert first.wait() == -signal.SIGKILL
-    with ServerProgram(where, tmp_path / "a", *options, "--point", point) as dying:
-        assert dying.wait() == -signal.SIGKILL, dying.errors.read_text()[-2000:]
-    let_pauses_pass(database)
-    with ServerProgram(where, tmp_path / "a", *options, "--until-idle") as last:
-        assert last.wait() == 0, last.errors.read_text()[-2000:]
+    points = ["runner:end", point] if point.startswith("recover") else [point]  # there must be something to recover
+    options += [f"--point={name}" for name in points]
+    with ServerProgram(where_of(database), tmp_path / "a", *options) as server:
+        for _ in points:
+            server.ready()
+        server.ready()  # it started anew: so the one before was killed at its point
+        while server.process.poll() is None:
+            let_pauses_pass(database)
+            time.sleep(0.05)
+        assert server.wait() == 0, server.errors.read_text()[-2000:]
     check(database, made, hooks=tmp_path / "a" / "hooks")
 
 
@@ -57,17 +61,20 @@ def test_a_hundred_kills_over_three_hundred_jobs(database: Database, tmp_path: P
     rounds = 110 if database.dialect == "sqlite" else 40  # a start on PostgreSQL takes longer; the soak does more
     made = [put(database, f"job {n}") for n in range(300)]
     source = random.Random(20260301)
-    kills = 0
     options = ["--alone", "--respawn", "--until-idle", "--crash-limit", "1000", "--concurrency", "6"]
+    seen: set[str] = set()
     with ServerProgram(where_of(database), tmp_path / "a", *options, "--step-s", "0.03") as server:
-        while kills < rounds:
-            pid = server.ready()
-            time.sleep(source.uniform(0.01, 0.16))  # the fault is random in time
-            if status_counts(database)["queued"] < 100:  # never let it run dry
-                made += [put(database, f"more {len(made)} {n}") for n in range(40)]
-            os.kill(pid, signal.SIGKILL)
-            kills += 1
-        assert server.wait(90) == 0, server.errors.read_text()[-2000:]
+        with kept_open(database):
+            for kill in range(rounds):
+                pid = server.ready()
+                if kill % 3:  # one in three hits the start, whatever it is doing
+                    await_claim(database, seen)
+                time.sleep(source.uniform(0.0, 0.1))  # the fault is random in time
+                if status_counts(database)["queued"] < 100:
+                    made += [put(database, f"more {len(made)} {n}") for n in range(40)]
+                os.kill(pid, signal.SIGKILL)
+            server.ready()
+        assert server.wait(300) == 0, server.errors.read_text()[-2000:]
     assert len(made) >= 300
     check(database, made)
     crashed = database.read_sync(lambda c: c.execute(sa.select(sa.func.sum(jobs.c.crash_count))).scalar_one())
@@ -89,14 +96,16 @@ def test_two_servers_killed_in_turn_share_the_work_by_leases(postgres_url: str, 
         ServerProgram(postgres_url, folders[0], *options) as first,
         ServerProgram(postgres_url, folders[1], *options) as second,
     ):
-        for _ in range(8):
-            for server in (first, second):
-                pid = server.ready()
-                time.sleep(source.uniform(0.02, 0.12))
-                if status_counts(database)["queued"] < 40:  # never let them run dry
-                    made += [put(database, f"more {len(made)} {n}") for n in range(20)]
-                os.kill(pid, signal.SIGKILL)
-        assert (first.wait(), second.wait()) == (0, 0)
+        with kept_open(database):
+            for _ in range(8):
+                for server in (first, second):
+                    pid = server.ready()
+                    time.sleep(source.uniform(0.02, 0.12))
+                    if status_counts(database)["queued"] < 40:
+                        made += [put(database, f"more {len(made)} {n}") for n in range(20)]
+                    os.kill(pid, signal.SIGKILL)
+            first.ready(), second.ready()
+        assert (first.wait(300), second.wait(300)) == (0, 0)
     check(database, made)
     database.close_sync()
 
@@ -105,7 +114,7 @@ def test_a_job_that_kills_its_server_is_ended_with_the_reason(database: Database
     """Poison is run three times, then failed; it takes nothing else with it for good."""
     watch_ends(database)
     poison = put(database, "poison")
-    options = ["--alone", "--respawn", "--until-idle", "--point", "runner:step", "--concurrency", "1"]
+    options = ["--alone", "--respawn", "--until-idle", *["--point=runner:step"] * 3, "--concurrency=1"]
     with ServerProgram(where_of(database), tmp_path / "a", *options) as server:
         assert server.wait() == 0
     job = database.read_sync(store.get, poison.id, owner_id=None)

@@ -39,7 +39,7 @@ from support.servers import PostgresServer
 pytestmark = pytest.mark.fault
 
 
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
     """Wait for something that another process does."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -66,10 +66,10 @@ def test_a_zombie_that_wakes_up_changes_nothing(postgres_url: str, tmp_path: Pat
     """A server stopped longer than its lease loses its jobs; when it goes on, its results are thrown away."""
     database = open_postgresql(postgres_url, pool_size=2, listen=False)
     watch_ends(database)
-    options = ["--lease-s", "0.6", "--step-s", "0.5", "--crash-limit", "9"]
+    options, gate = ["--lease-s", "0.6", "--crash-limit", "9"], tmp_path / "gate"
     with ServerProgram(postgres_url, tmp_path / "a", *options) as zombie:
         pid = zombie.ready()
-        made = [put(database, f"job {n}", steps=2) for n in range(3)]
+        made = [put(database, f"job {n}", gate=str(gate)) for n in range(3)]
         until(lambda: all(job_now(database, job).status == "running" for job in made))
         while True:
             with stopped(pid):
@@ -77,6 +77,7 @@ def test_a_zombie_that_wakes_up_changes_nothing(postgres_url: str, tmp_path: Pat
                 if database.run_sync(lambda c: c.exec_driver_sql(IN_TRANSACTION).scalar_one()):
                     continue
                 first = [job_now(database, job).claim for job in made]
+                gate.touch()
                 with ServerProgram(postgres_url, tmp_path / "b", *options, "--until-idle") as other:
                     assert other.wait() == 0
                 break
@@ -97,16 +98,42 @@ def test_a_zombie_that_wakes_up_changes_nothing(postgres_url: str, tmp_path: Pat
 def test_a_lone_server_that_was_stopped_goes_on_where_it_was(database: Database, tmp_path: Path) -> None:
     """Nobody else could take its jobs, so after a pause longer than the lease it renews and ends them."""
     watch_ends(database)
-    options = ["--lease-s", "0.3", "--step-s", "0.3", "--alone"]
+    options, gate = ["--lease-s", "0.3", "--alone"], tmp_path / "gate"
     with ServerProgram(where_of(database), tmp_path / "a", *options) as server:
         pid = server.ready()
-        made = [put(database, f"job {n}", steps=2) for n in range(3)]
+        made = [put(database, f"job {n}", gate=str(gate)) for n in range(3)]
         until(lambda: all(job_now(database, job).status == "running" for job in made))
         with stopped(pid):
             time.sleep(0.5)  # longer than the lease: that is the fault
+        gate.touch()
         until(lambda: all(job_now(database, job).is_terminal for job in made))
     check(database, made)
     assert {job_now(database, job).attempts for job in made} == {1}
+
+
+@pytest.mark.postgres
+def test_a_server_stopped_inside_a_transaction_holds_up_no_other(postgres_url: str, tmp_path: Path) -> None:
+    """The database ends a transaction that does nothing: its row is free again, and who stopped in it has lost it."""
+    database = open_postgresql(postgres_url, pool_size=2, listen=False)
+    watch_ends(database)
+    options = ["--lease-s", "0.6", "--idle-s", "1", "--crash-limit", "9"]
+    with ServerProgram(postgres_url, tmp_path / "a", *options, "--point", "finish:stop") as holder:
+        pid = holder.ready()
+        made = [put(database, f"job {n}") for n in range(3)]
+        until(lambda: Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T")
+        assert database.run_sync(lambda c: c.exec_driver_sql(IN_TRANSACTION).scalar_one())
+        with ServerProgram(postgres_url, tmp_path / "b", *options, "--until-idle") as other:
+            assert other.wait(120) == 0
+        assert all(job_now(database, job).status == "succeeded" for job in made)
+        os.kill(pid, signal.SIGCONT)
+        more = put(database, "for the one that goes on")
+        until(lambda: job_now(database, more).is_terminal)
+        holder.process.terminate()
+        assert holder.wait(120) == 0
+        assert "claim_lost" in holder.errors.read_text()
+        assert "job_not_settled" not in holder.errors.read_text()
+    check(database, [*made, more])
+    database.close_sync()
 
 
 @pytest.fixture
@@ -152,8 +179,8 @@ def test_postgresql_restarts_under_load(tmp_path: Path, postgres_folder: Path) -
             count = len(made)
             until(lambda: len(made) > count + 15)
             done.set()
-            clients.join(30)
-            until(lambda: all(job_now(database, job).is_terminal for job in made), 40)
+            clients.join(120)
+            until(lambda: all(job_now(database, job).is_terminal for job in made))
             for program in (first, second):
                 assert program.process.poll() is None, "a server must outlive its database"
         check(database, made)

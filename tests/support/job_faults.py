@@ -114,6 +114,15 @@ def put(database: Database, text: str, **payload: Any) -> Job:
             time.sleep(0.05)
 
 
+@contextlib.contextmanager
+def kept_open(database: Database) -> Iterator[None]:
+    """Have one job wait that nobody can run, so that servers which stop when all is done go on, however fast."""
+    new = NewJob(id=new_id("job"), kind="unknown", version=1, payload={}, owner_id="nobody", resource="cpu")
+    database.run_sync(store.enqueue, CLOCK, new)
+    yield
+    database.run_sync(lambda c: c.execute(sa.delete(jobs).where(jobs.c.id == new.id)))
+
+
 def status_counts(database: Database) -> Counter[str]:
     """Return how many jobs are in each status."""
     return Counter(database.read_sync(lambda c: c.execute(sa.select(jobs.c.status)).scalars().all()))
@@ -158,6 +167,17 @@ def let_pauses_pass(database: Database) -> None:
         lambda c: c.execute(sa.update(job_webhooks).where(when).values(next_at=job_webhooks.c.created_at))
     )
     database.run_sync(lambda c: c.execute(sa.update(jobs).values(run_at=None)))
+
+
+def await_claim(database: Database, seen: set[str]) -> None:
+    """Wait until a server whose id is not among `seen` runs a job; add it."""
+    holders = sa.select(jobs.c.holder).where(jobs.c.status == "running").distinct()
+    while True:
+        found = set(database.read_sync(lambda c: c.execute(holders).scalars().all())) - seen
+        if found:
+            seen |= found
+            return
+        time.sleep(0.005)
 
 
 @contextlib.contextmanager

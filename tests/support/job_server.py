@@ -7,6 +7,7 @@ here; the package knows nothing of it.
 import argparse
 import asyncio
 import hashlib
+import itertools
 import os
 import random
 import signal
@@ -41,7 +42,10 @@ def die() -> None:
 
 
 class Chew:
-    """A runner that takes steps; `fail_first` fails the first attempt; the result names its claim."""
+    """A runner that takes steps; `fail_first` fails the first attempt; the result names its claim.
+
+    No step ends before the file `gate` of the payload is there.
+    """
 
     kind = "chew"
     version = 1
@@ -62,6 +66,8 @@ class Chew:
         for step in range(int(context.payload["steps"])):
             yield Progress(stage=f"step {step}")
             await asyncio.sleep(self._step_s)
+            while (gate := context.payload.get("gate")) and not Path(gate).exists():  # noqa: ASYNC110, ASYNC240 - a test opens it
+                await asyncio.sleep(0.02)
             self._pass("step")
         if context.payload.get("fail_first") and context.job.error_count == 0:
             raise UpstreamFailed("The first attempt fails.")
@@ -76,9 +82,13 @@ class Chew:
 
 
 def wrap(target: Database | GroupedWrites, point: str) -> None:
-    """Have the process die at `function:before`, `:inside` (before its commit) or `:after` of a store function."""
+    """Have the process die at `function:before`, `:inside` (before its commit) or `:after` of a store function.
+
+    At `function:stop` it stops inside the transaction, once, as if somebody had sent SIGSTOP.
+    """
     name, when = point.split(":")
     real = target.run
+    has_stopped = False
 
     async def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if function.__name__ != name:
@@ -86,7 +96,12 @@ def wrap(target: Database | GroupedWrites, point: str) -> None:
 
         def inside(connection: Any, *inner: Any, **more: Any) -> Any:
             result = function(connection, *inner, **more)
-            if result:  # a claim of nothing is not the point
+            nonlocal has_stopped
+            if when == "stop":
+                if not has_stopped:
+                    has_stopped = True
+                    os.kill(os.getpid(), signal.SIGSTOP)
+            elif result:  # a claim of nothing is not the point
                 if when == "before":
                     connection.rollback()
                 die()
@@ -100,18 +115,18 @@ def wrap(target: Database | GroupedWrites, point: str) -> None:
     target.run = run  # type: ignore[method-assign]
 
 
-def open_database(where: str) -> Database:
-    return open_postgresql(where, pool_size=4) if "://" in where else open_sqlite(Path(where))
+def open_database(where: str, idle_s: float | None) -> Database:
+    return open_postgresql(where, pool_size=4, idle_s=idle_s) if "://" in where else open_sqlite(Path(where))
 
 
-async def serve(options: argparse.Namespace) -> None:
-    database = open_database(options.database)
+async def serve(options: argparse.Namespace, point: str | None) -> None:
+    database = open_database(options.database, options.idle_s)
     writes = GroupedWrites(database)
-    if options.point and not options.point.startswith("runner:"):
-        wrap(database, options.point)
-        wrap(writes, options.point)
+    if point and not point.startswith("runner:"):
+        wrap(database, point)
+        wrap(writes, point)
     clock, feed, incarnation = SystemClock(), Feed(database), new_id("srv")
-    runners = Runners([Resource(name="cpu", concurrency=options.concurrency)], [Chew(options.step_s, options.point)])
+    runners = Runners([Resource(name="cpu", concurrency=options.concurrency)], [Chew(options.step_s, point)])
     folder = Path(options.folder)
     parts = Parts(
         database=database, writes=writes, clock=clock, feed=feed, folder=folder / "runs", random=random.random
@@ -161,11 +176,11 @@ async def stop_when_idle(database: Database, supervisor: Supervisor) -> None:
 
 
 def respawn(options: argparse.Namespace) -> None:
-    """Start the server again whenever it is killed, without importing anything anew."""
-    while True:
+    """Start the server again whenever it is killed, without importing anything anew; each has its point."""
+    for point in itertools.chain(options.point, itertools.repeat(None)):
         child = os.fork()  # no thread runs here: each server opens its own database
         if child == 0:
-            asyncio.run(serve(options))
+            asyncio.run(serve(options, point))
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
@@ -176,7 +191,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--database", required=True)
     parser.add_argument("--folder", required=True)
-    parser.add_argument("--point")
+    parser.add_argument("--point", action="append", default=[], help="one for each start, with --respawn")
+    parser.add_argument("--idle-s", type=float)
     parser.add_argument("--lease-s", type=float, default=30.0)
     parser.add_argument("--step-s", type=float, default=0.01)
     parser.add_argument("--concurrency", type=int, default=4)
@@ -192,4 +208,4 @@ if __name__ == "__main__":
     if chosen.respawn:
         respawn(chosen)
     else:
-        asyncio.run(serve(chosen))
+        asyncio.run(serve(chosen, chosen.point[0] if chosen.point else None))

@@ -17,8 +17,8 @@ LEAKS: Final = {
         r"|violates \w+|relation \"|syntax error at"
     ),
     "the name of a library": re.compile(
-        r"sqlalchemy|sqlite3?\b|psycopg|pydantic|starlette|fastapi|uvicorn|httptools|msgspec|\bPIL\b|pillow|pyav|ffmpeg"
-        r"|libav|libx?26|alembic|asyncio|anyio|\bjwt\.|argon2|\bredis\.",
+        r"\b(?:sqlalchemy|sqlite3?|psycopg|pydantic|starlette|fastapi|uvicorn|httptools|msgspec|pil|pillow|pyav|ffmpeg"
+        r"|libav\w*|libx?26\d|alembic|asyncio|anyio|argon2|jwt\.\w+|redis\.\w+)\b",
         re.IGNORECASE,
     ),
     "a Python name": re.compile(r"<(?:class|function|module|built-in|object)\b|\bobject at\b|\b\w+Error\b(?!\w)"),

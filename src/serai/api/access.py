@@ -26,7 +26,7 @@ from serai.audit import Actor
 from serai.auth.callers import NOBODY_ASKED
 from serai.auth.limits import Allowance
 from serai.auth.policy import PUBLIC, SCOPES, Access, Caller, Role, check_access
-from serai.errors import Forbidden, InvalidInput, RateLimited, Unauthenticated, UnsupportedMedia
+from serai.errors import Forbidden, InvalidInput, RateLimited, Unauthenticated, Unavailable, UnsupportedMedia
 from serai.telemetry.context import bind_caller, current_request_id
 
 COOKIE = "serai_session"
@@ -170,12 +170,12 @@ def address_of(request: Request) -> str:
 
 
 async def _identify(request: Request, parts: Parts, access: Access) -> Caller | None:
-    """Return the caller. A wrong credential is refused, except on a public route, which needs none."""
+    """Return the caller. A credential that is wrong, or cannot be checked now, is nobody's on a public route."""
     if parts.settings.auth == "off":
         return NOBODY_ASKED
     try:
         return await _authenticate(request, parts)
-    except (Unauthenticated, Forbidden):  # Forbidden: who signs in anew may have an old session, and no token for it
+    except (Unauthenticated, Forbidden, Unavailable):  # Forbidden: an old session, without its token, of who signs in
         if access is PUBLIC:
             return None
         raise

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 from starlette.requests import Request
+from starlette.routing import Match
 
 from serai import errors
 from serai.errors import SeraiError
@@ -73,7 +74,10 @@ async def on_serai_error(request: Request, error: Any) -> JSONResponse:
 
 async def on_http_exception(request: Request, error: Any) -> JSONResponse:
     """Answer what the framework itself refuses: unknown paths and methods."""
-    return respond(_of_status(error.status_code), error.headers)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["allow"] = ", ".join(_methods_of(request))
+    return respond(_of_status(error.status_code), headers)
 
 
 async def on_validation_error(request: Request, error: Any) -> JSONResponse:
@@ -97,6 +101,12 @@ def _field(location: Sequence[Any]) -> str:
 def _problem(entry: Mapping[str, Any]) -> str:
     message = str(entry["msg"]).removeprefix("Value error, ")
     return message[:1].lower() + message[1:300]
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods of every route of the path; the framework knows those of the first one only."""
+    matching = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
 
 
 def _of_status(status: int) -> SeraiError:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serai.api.errors import respond
 from serai.api.origin import host_is_ours, may_change
+from serai.auth.limits import Allowance
 from serai.clock import Clock
 from serai.errors import (
     Forbidden,
@@ -72,7 +73,7 @@ class Guard:
                 nonlocal status
                 if message["type"] == "http.response.start":
                     status = message["status"]
-                    _add_headers(message, request_id)
+                    _add_headers(message, request_id, scope)
                 await send(message)
 
             try:
@@ -169,9 +170,12 @@ def _template(scope: Scope) -> str | None:
     return getattr(scope.get("route"), "path", None)
 
 
-def _add_headers(message: Message, request_id: str) -> None:
+def _add_headers(message: Message, request_id: str, scope: Scope) -> None:
     headers = MutableHeaders(scope=message)
     headers["x-request-id"] = request_id
+    allowance: Allowance | None = scope.get("state", {}).get("allowance")
+    if allowance is not None:
+        headers.update(allowance.headers())
     for name, value in _HEADERS.items():
         headers.setdefault(name, value)
 

@@ -2,11 +2,12 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from serai.errors import InvalidInput
 
@@ -18,6 +19,18 @@ MAX_PAGE = 200
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most items of a page.")]
 Cursor = Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before.")]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+def _as_moment(value: object) -> object:
+    """Refuse what the library would take for seconds since 1970."""
+    if isinstance(value, str) and _MOMENT.match(value):
+        return value
+    raise ValueError("is no time; write it as in 2026-01-31T12:00:00Z")
+
+
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d", re.ASCII)
+Moment = Annotated[AwareDatetime, BeforeValidator(_as_moment)]
+"""A time that a client gives: RFC 3339, with its zone."""
 
 
 class Wire(BaseModel):

@@ -21,6 +21,10 @@ from serai.storage.tables.log import audit
 GENESIS = "0" * 64
 _LOCK = 0x5E8A2
 
+# Made once: every change of anything runs them.
+_HEAD = sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)
+_APPEND = sa.insert(audit)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
@@ -81,8 +85,11 @@ def record(
     at: datetime,
     before: Any = None,
     after: Any = None,
-) -> None:
-    """Append one entry; it exists exactly if the caller's transaction commits. Values must be JSON."""
+) -> int:
+    """Append one entry and return its number; it exists exactly if the caller's transaction commits.
+
+    Values must be JSON.
+    """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
     last = head(connection)
@@ -99,12 +106,13 @@ def record(
         "request_id": actor.request_id,
         "prev_hash": last.hash,
     }
-    connection.execute(sa.insert(audit).values(**row, hash=_hash(row)))
+    connection.execute(_APPEND, {**row, "hash": _hash(row)})
+    return last.seq + 1
 
 
 def head(connection: Connection) -> Head:
     """Return the end of the chain; seq 0 for an empty log."""
-    row = connection.execute(sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)).first()
+    row = connection.execute(_HEAD).first()
     return Head(seq=0, hash=GENESIS) if row is None else Head(seq=row.seq, hash=row.hash)
 
 

@@ -43,8 +43,14 @@ def verify(
     """Recompute the chain; exit 1 if it is broken or cut."""
     from serai.cli.client import Client
 
-    body = None if kept is None else json.loads(kept.read_text("utf-8"))
-    verdict = Client(context).call("POST", "/audit/verify", body=body)
+    verdict = Client(context).call("POST", "/audit/verify", body=None if kept is None else _read(kept))
     show(context, verdict)
     if not verdict["ok"]:
         raise typer.Exit(REFUSED)
+
+
+def _read(kept: Path) -> object:
+    try:
+        return json.loads(kept.read_text("utf-8"))
+    except (OSError, ValueError):
+        raise typer.BadParameter("is not a file with what `serai audit head` printed", param_hint="--head") from None

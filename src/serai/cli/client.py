@@ -10,7 +10,7 @@ import typer
 
 from serai.cli.output import options_of
 from serai.clock import SystemClock
-from serai.errors import SeraiError, UpstreamFailed
+from serai.errors import ConfigurationError, SeraiError, UpstreamFailed
 from serai.settings import client_settings
 
 RESUME_S = 60.0
@@ -30,7 +30,10 @@ class Client:
         found = client_settings(options.url, options.api_key)
         headers = {"authorization": f"Bearer {found.api_key}"} if found.api_key else {}
         self.url = found.url
-        self._http = httpx.Client(base_url=found.url, headers=headers, timeout=30, trust_env=False)
+        try:
+            self._http = httpx.Client(base_url=found.url, headers=headers, timeout=30, trust_env=False)
+        except httpx.InvalidURL:
+            raise ConfigurationError(f"{found.url} is not a URL.", hint="A URL is written http://host:port.") from None
         context.call_on_close(self._http.close)
 
     def call(self, method: str, path: str, *, body: Any = None, **parameters: Any) -> Any:
@@ -46,6 +49,15 @@ class Client:
         if response.is_error:
             raise _refusal(response)
         return response.json() if response.content else None
+
+    def every(self, path: str, **parameters: Any) -> Any:
+        """Return one page that holds the items of all pages. Raises what `call` raises."""
+        page = self.call("GET", path, limit=200, **parameters)
+        items = page["items"]
+        while page["next_cursor"] is not None:
+            page = self.call("GET", path, limit=200, cursor=page["next_cursor"], **parameters)
+            items += page["items"]
+        return {"items": items, "next_cursor": None}
 
     def events(self, path: str) -> Iterator[dict[str, Any]]:
         """Yield the events of a stream to its end; resumes behind the last numbered one when the line is cut.

@@ -74,11 +74,13 @@ def _python() -> Finding:
 
 def _home(settings: "Settings") -> Finding:
     from serai.storage.connect import refuse_network_file_system
+    from serai.storage.home import Home
 
     if not settings.home.exists():
         return Finding(check="home", status="ok", found=f"{settings.home} will be made by the first start")
     if not os.access(settings.home, os.W_OK):
         return Finding(check="home", status="failed", found="cannot be written", remedy="Choose another `home`.")
+    Home.open(settings.home)
     if settings.database_url is None:
         refuse_network_file_system(settings.home)
     return Finding(check="home", status="ok", found=str(settings.home))
@@ -94,12 +96,12 @@ def _disk(settings: "Settings") -> Finding:
 
 
 def _port(settings: "Settings") -> Finding:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        if probe.connect_ex((settings.host, settings.port)) == 0:
-            found, remedy = f"{settings.port} is in use", "A server may be running already; else choose another port."
-            return Finding(check="port", status="warning", found=found, remedy=remedy)
-    return Finding(check="port", status="ok", found=f"{settings.port} is free")
+    try:
+        socket.create_connection((settings.host, settings.port), timeout=1).close()
+    except OSError:
+        return Finding(check="port", status="ok", found=f"{settings.port} is free")
+    found, remedy = f"{settings.port} is in use", "A server may be running already; else choose another port."
+    return Finding(check="port", status="warning", found=found, remedy=remedy)
 
 
 def _database(settings: "Settings") -> Finding:
@@ -125,7 +127,8 @@ def _redis(settings: "Settings") -> Finding:
         return Finding(check="redis", status="ok", found="not configured; cache and limits are in memory")
     import redis
 
-    redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2).ping()
+    with redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2, socket_timeout=2) as client:
+        client.ping()
     return Finding(check="redis", status="ok", found="answers")
 
 

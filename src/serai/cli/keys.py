@@ -15,7 +15,7 @@ def list_keys(context: typer.Context) -> None:
     """List your keys; an admin sees all."""
     from serai.cli.client import Client
 
-    show(context, Client(context).call("GET", "/keys", limit=200), _COLUMNS)
+    show(context, Client(context).every("/keys"), _COLUMNS)
 
 
 @app.command()

@@ -17,7 +17,7 @@ def list_users(context: typer.Context) -> None:
     """List the users."""
     from serai.cli.client import Client
 
-    show(context, Client(context).call("GET", "/users", limit=200), _COLUMNS)
+    show(context, Client(context).every("/users"), _COLUMNS)
 
 
 @app.command()

@@ -85,7 +85,9 @@ def confine(*, memory_bytes: int, cpu_seconds: int, parent: int) -> None:
         (resource.RLIMIT_FSIZE, memory_bytes),
         (resource.RLIMIT_AS, memory_bytes),
     ):
-        resource.setrlimit(limit, (value, value))
+        _, highest = resource.getrlimit(limit)
+        bound = value if highest == resource.RLIM_INFINITY else min(value, highest)
+        resource.setrlimit(limit, (bound, bound))
     if _CAN_FILTER:
         _filter_calls()
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Self, get_args
 
@@ -104,8 +104,8 @@ class Job:
 
     @classmethod
     def from_row(cls, row: Any) -> Self:
-        """Return the job of a row that has every column of the table."""
-        return cls(**{name: getattr(row, name) for name in _JOB_FIELDS})
+        """Return the job of a row that has the columns of the table and no other."""
+        return cls(**row._asdict())
 
     @property
     def is_terminal(self) -> bool:
@@ -115,9 +115,6 @@ class Job:
     def log_context(self) -> dict[str, Any]:
         """Return what a log line about this job says; never its payload."""
         return {"job_id": self.id, "kind": self.kind, "attempt": self.attempts, "claim": self.claim}
-
-
-_JOB_FIELDS = tuple(entry.name for entry in fields(Job))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -230,8 +230,7 @@ class Run:
             try:
                 ended = await write()
             except ClaimLost:
-                _log.warning("claim_lost", **self.job.log_context)
-                return
+                break
             except Unavailable as error:
                 _log.warning("job_end_waits", problem=error.code, **self.job.log_context)
                 await asyncio.sleep(pause_s)
@@ -239,6 +238,7 @@ class Run:
             else:
                 _log.info("job_ended", status=ended.status, **self.job.log_context)
                 return
+        _log.warning("claim_lost", **self.job.log_context)
 
 
 def _remove(folder: Path) -> None:

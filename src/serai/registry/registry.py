@@ -9,6 +9,7 @@ that every rule is judged on the state that it changes, on every server alike.
 """
 
 import asyncio
+import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -43,6 +44,8 @@ class Change:
     at: datetime
     models: set[str]
     services: set[str]
+    seq: int = 0
+    """The last audit entry of this change."""
 
     @property
     def by(self) -> str:
@@ -51,7 +54,7 @@ class Change:
     def audit(self, action: str, kind: str, object_id: str, *, before: Any = None, after: Any = None) -> None:
         """Write the entry of one changed object; it is what other servers hear of the change."""
         (self.services if kind == "service" else self.models).add(object_id.partition("@")[0])
-        record(self.connection, self.actor, action, kind, object_id, at=self.at, before=before, after=after)
+        self.seq = record(self.connection, self.actor, action, kind, object_id, at=self.at, before=before, after=after)
 
     def reload(self) -> RegistrySnapshot:
         """Return the registry as this change has made it so far, and go on from there."""
@@ -71,6 +74,8 @@ class Registry:
         self._noticed: object = object()
         """A new one for each notice. What was read when another stood here may lack a change."""
         self._read_at: object = None
+        self._made: tuple[str, RegistrySnapshot, int] | None = None
+        """The last change made here: its notice, the registry after it, and its last audit entry."""
         self._refreshing = asyncio.Lock()
         self._unsubscribe = database.notices.subscribe(TOPIC, self._on_notice)
 
@@ -94,9 +99,7 @@ class Registry:
         For transactions that have changed nothing: what is kept must not be rolled back.
         """
         snapshot, last = self._as_seen_by(connection)
-        with self._lock:
-            if last > self._seq:
-                self._snapshot, self._seq = snapshot, last
+        self._keep(snapshot, last)
         return snapshot
 
     def write(
@@ -121,7 +124,9 @@ class Registry:
             after = change.reload()
             check_promises(before, after)
             _write_history(change, before, after)
-            announce(connection, TOPIC, "changed")
+            notice = secrets.token_hex(8)
+            self._made = notice, after, change.seq
+            announce(connection, TOPIC, notice)
         return result
 
     def _as_seen_by(self, connection: Connection) -> tuple[RegistrySnapshot, int]:
@@ -140,8 +145,18 @@ class Registry:
         )
         return snapshot, head(connection).seq
 
-    def _on_notice(self, _: str | None) -> None:
-        self._noticed = object()
+    def _keep(self, snapshot: RegistrySnapshot, last: int) -> None:
+        with self._lock:
+            if last > self._seq:
+                self._snapshot, self._seq = snapshot, last
+
+    def _on_notice(self, payload: str | None) -> None:
+        """What was made here has committed, and need not be read again; anything else must be."""
+        made = self._made
+        if made is not None and made[0] == payload:
+            self._keep(made[1], made[2])
+        else:
+            self._noticed = object()
 
 
 def refreshed(

@@ -3,9 +3,11 @@
 A change of one model or service makes a new snapshot that shares the rest with the old one.
 """
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Literal
 
 from serai.registry.errors import (
@@ -133,48 +135,37 @@ class RegistrySnapshot:
         entries = {model.id: make_entry(model, versions_of[model.id], aliases_of[model.id], rules) for model in models}
         listed: defaultdict[tuple[str, Trait], list[Candidate]] = defaultdict(list)
         for entry in entries.values():
-            for candidate in _selectable(entry):
-                for trait in TRAITS:
-                    if candidate.has(trait):
-                        listed[entry.model.task, trait].append(candidate)
+            for key, candidates in _listed(entry).items():
+                listed[key] += candidates
         return cls(
             rules=rules,
             models=entries,
             names={lookup_key(name): entry.model.id for entry in entries.values() for name in entry.model.lookup_names},
             services={service.id: service for service in services},
-            tasks={key: _ranked(candidates) for key, candidates in listed.items()},
+            tasks={key: tuple(sorted(candidates, key=_rank)) for key, candidates in listed.items()},
         )
 
     def with_model(self, model: Model, versions: Iterable[Version], aliases: Iterable[Alias]) -> "RegistrySnapshot":
         """Return a snapshot in which this model is as given and everything else as before."""
-        entry = make_entry(model, versions, aliases, self.rules)
-        bare = self.without_model(model.id)
-        tasks = dict(bare.tasks)
-        for trait in TRAITS:
-            added = [candidate for candidate in _selectable(entry) if candidate.has(trait)]
-            if added:
-                tasks[model.task, trait] = _ranked([*tasks.get((model.task, trait), ()), *added])
-        return replace(
-            bare,
-            models={**bare.models, model.id: entry},
-            names={**bare.names, **{lookup_key(name): model.id for name in model.lookup_names}},
-            tasks=tasks,
-        )
+        return self._changed(model.id, make_entry(model, versions, aliases, self.rules))
 
     def without_model(self, model_id: str) -> "RegistrySnapshot":
         """Return a snapshot without this model; the same one if it has none such."""
-        entry = self.models.get(model_id)
-        if entry is None:
-            return self
-        tasks = dict(self.tasks)
-        for trait in TRAITS:
-            key = (entry.model.task, trait)
-            tasks[key] = tuple(one for one in tasks.get(key, ()) if one.key[0] != model_id)
+        return self if model_id not in self.models else self._changed(model_id, None)
+
+    def _changed(self, model_id: str, after: ModelEntry | None) -> "RegistrySnapshot":
+        """Copies what it must and sorts nothing anew: a large registry changes in well under a millisecond."""
+        before = self.models.get(model_id)
+        models = dict(self.models)
+        if after is None:
+            del models[model_id]
+        else:
+            models[model_id] = after
         return replace(
             self,
-            models={id_: other for id_, other in self.models.items() if id_ != model_id},
-            names={name: id_ for name, id_ in self.names.items() if id_ != model_id},
-            tasks=tasks,
+            models=models,
+            names=_renamed(self.names, before, after),
+            tasks=_relisted(self.tasks, before, after),
         )
 
     def with_service(self, service: Service) -> "RegistrySnapshot":
@@ -351,10 +342,51 @@ def _selectable(entry: ModelEntry) -> list[Candidate]:
     return [one for one in entry.candidates.values() if one.version.status is Status.ACTIVE and one.obstacle is None]
 
 
-def _ranked(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+def _rank(candidate: Candidate) -> tuple[bool, int, str]:
     """Complete ones first, then by priority, then by id.
 
-    The versions of a model come newest first and stay so, because the sort is stable: the order is
+    The versions of a model come newest first and stay so, because every sort is stable: the order is
     total.
     """
-    return tuple(sorted(candidates, key=lambda one: (one.missing is not None, -one.model.priority, one.model.id)))
+    return candidate.missing is not None, -candidate.model.priority, candidate.model.id
+
+
+def _listed(entry: ModelEntry | None) -> dict[tuple[str, Trait], list[Candidate]]:
+    """Return the candidates of one model under each task and trait, in their order."""
+    found: dict[tuple[str, Trait], list[Candidate]] = {}
+    for candidate in sorted(_selectable(entry), key=_rank) if entry is not None else ():
+        for trait in TRAITS:
+            if candidate.has(trait):
+                found.setdefault((candidate.model.task, trait), []).append(candidate)
+    return found
+
+
+def _relisted(
+    tasks: Mapping[tuple[str, Trait], tuple[Candidate, ...]], before: ModelEntry | None, after: ModelEntry | None
+) -> Mapping[tuple[str, Trait], tuple[Candidate, ...]]:
+    """Return the lists with the candidates of one model taken out, and those that it has now put in."""
+    old, new = _listed(before), _listed(after)
+    changed = dict(tasks)
+    for key in old.keys() | new.keys():
+        listed = changed.get(key, ())
+        for rank, _ in groupby(old.get(key, ()), _rank):
+            listed = listed[: bisect_left(listed, rank, key=_rank)] + listed[bisect_right(listed, rank, key=_rank) :]
+        for rank, group in groupby(new.get(key, ()), _rank):
+            place = bisect_left(listed, rank, key=_rank)
+            listed = (*listed[:place], *group, *listed[place:])
+        if listed:
+            changed[key] = listed
+        else:
+            changed.pop(key, None)
+    return changed
+
+
+def _renamed(names: Mapping[str, str], before: ModelEntry | None, after: ModelEntry | None) -> Mapping[str, str]:
+    old, new = (
+        {} if entry is None else {lookup_key(name): entry.model.id for name in entry.model.lookup_names}
+        for entry in (before, after)
+    )
+    if old == new:
+        return names
+    # A name that went from one model to another may have reached the other already.
+    return {name: model_id for name, model_id in names.items() if old.get(name) != model_id} | new

@@ -1,12 +1,14 @@
 """The registry's rows: loading them as values, writing values as rows. Nothing here decides anything."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
 from serai.registry.canonical import canonical_json
@@ -27,6 +29,40 @@ KINDS = ("model", "version", "alias", "service")
 _BATCH = 500
 
 
+@dataclass(frozen=True, slots=True)
+class _Queries:
+    """Made once, because making a statement takes longer than SQLite takes to run it."""
+
+    all: sa.Select[Any]
+    one: sa.Select[Any]
+
+
+def _queries(query: sa.Select[Any], key: sa.ColumnElement[Any]) -> _Queries:
+    return _Queries(query.execution_options(yield_per=_BATCH), query.where(key == sa.bindparam("of_id")))
+
+
+_CURRENT = sa.and_(
+    tables.revisions.c.service_id == tables.services.c.id,
+    tables.revisions.c.n == tables.services.c.current_revision,
+)
+_MODELS = _queries(sa.select(tables.models).where(tables.models.c.deleted_at.is_(None)), tables.models.c.id)
+_VERSIONS = _queries(sa.select(tables.versions), tables.versions.c.model_id)
+_ALIASES = _queries(sa.select(tables.aliases), tables.aliases.c.model_id)
+_SERVICES = _queries(
+    sa.select(tables.services, tables.revisions.c.document.label("revision"))
+    .join(tables.revisions, _CURRENT)
+    .where(tables.services.c.deleted_at.is_(None)),
+    tables.services.c.id,
+)
+_NUMBERS = sa.select(tables.versions.c.version, tables.versions.c.seq).where(
+    tables.versions.c.model_id == sa.bindparam("of_id")
+)
+_LAST_ENTRY = sa.select(sa.func.max(audit.c.seq))
+_FORGET_NAMES = sa.delete(tables.names).where(
+    tables.names.c.kind == sa.bindparam("of_kind"), tables.names.c.target_id == sa.bindparam("of_id")
+)
+
+
 def _names_of(table: sa.Table) -> frozenset[str]:
     """Return the names of the columns as plain strings: msgspec takes no subclass of str for a key."""
     return frozenset(str(column.name) for column in table.c)
@@ -45,7 +81,7 @@ def lock(connection: Connection) -> None:
 
 def changes_since(connection: Connection, seq: int) -> tuple[int, set[str], set[str]]:
     """Return the audit log's end, and the ids of models and of services that changed after entry `seq`."""
-    last = connection.execute(sa.select(sa.func.max(audit.c.seq))).scalar_one() or 0
+    last = connection.execute(_LAST_ENTRY).scalar_one() or 0
     if last == seq:
         return last, set(), set()
     found = sa.select(audit.c.object_kind, audit.c.object_id).where(
@@ -60,36 +96,27 @@ def changes_since(connection: Connection, seq: int) -> tuple[int, set[str], set[
 
 def load_models(connection: Connection, ids: Iterable[str] | None = None) -> list[Model]:
     """Return the living models, of `ids` or all."""
-    query = sa.select(tables.models).where(tables.models.c.deleted_at.is_(None))
-    return [_model(row) for row in _of(connection, query, tables.models.c.id, ids)]
+    return [_model(row) for row in _of(connection, _MODELS, ids)]
 
 
 def load_versions(connection: Connection, model_ids: Iterable[str] | None = None) -> list[Version]:
     """Return the versions of some models or of all, tombstones too."""
-    return [_version(row) for row in _of(connection, sa.select(tables.versions), tables.versions.c.model_id, model_ids)]
+    return [_version(row) for row in _of(connection, _VERSIONS, model_ids)]
 
 
 def load_aliases(connection: Connection, model_ids: Iterable[str] | None = None) -> list[Alias]:
     """Return the aliases of some models or of all."""
-    rows = _of(connection, sa.select(tables.aliases), tables.aliases.c.model_id, model_ids)
-    return [Alias(**row._mapping) for row in rows]
+    return [Alias(**row._mapping) for row in _of(connection, _ALIASES, model_ids)]
 
 
 def load_services(connection: Connection, ids: Iterable[str] | None = None) -> list[Service]:
     """Return the living services with their current revisions, of `ids` or all."""
-    current = sa.and_(
-        tables.revisions.c.service_id == tables.services.c.id,
-        tables.revisions.c.n == tables.services.c.current_revision,
-    )
-    query = sa.select(tables.services, tables.revisions.c.document.label("revision")).join(tables.revisions, current)
-    query = query.where(tables.services.c.deleted_at.is_(None))
-    return [_service(row) for row in _of(connection, query, tables.services.c.id, ids)]
+    return [_service(row) for row in _of(connection, _SERVICES, ids)]
 
 
 def version_numbers(connection: Connection, model_id: str) -> tuple[list[str], int]:
     """Return every number that a model ever used, and its greatest seq (0: none)."""
-    rows = connection.execute(sa.select(tables.versions.c.version, tables.versions.c.seq).filter_by(model_id=model_id))
-    found = list(rows)
+    found = connection.execute(_NUMBERS, {"of_id": model_id}).all()
     return [row.version for row in found], max((row.seq for row in found), default=0)
 
 
@@ -100,18 +127,15 @@ def put_model(connection: Connection, model: Model) -> None:
     values["tags"] = "".join(f"|{_tag_key(tag)}" for tag in model.tags) + "|"
     values["search"] = " ".join(texts).lower()
     values["document"] = _document(model, _MODEL_COLUMNS)
-    _upsert(connection, tables.models, {"id": model.id}, {**values, "deleted_at": None})
-    connection.execute(sa.delete(tables.names).where(tables.names.c.kind == "model", _target(model.id)))
-    owned = sorted({lookup_key(name) for name in (model.id, *model.lookup_names)})
-    rows = [{"name": name, "kind": "model", "target_id": model.id} for name in owned]
-    connection.execute(sa.insert(tables.names), rows)
+    _put(connection, tables.models, {**values, "deleted_at": None})
+    _put_names(connection, "model", model.id, {lookup_key(name) for name in (model.id, *model.lookup_names)})
 
 
 def bury_model(connection: Connection, model_id: str, at: datetime) -> None:
     """Mark the card deleted, drop its aliases, free its names."""
     connection.execute(sa.update(tables.models).where(tables.models.c.id == model_id).values(deleted_at=at))
     connection.execute(sa.delete(tables.aliases).where(tables.aliases.c.model_id == model_id))
-    connection.execute(sa.delete(tables.names).where(tables.names.c.kind == "model", _target(model_id)))
+    connection.execute(_FORGET_NAMES, {"of_kind": "model", "of_id": model_id})
 
 
 def put_version(connection: Connection, version: Version) -> None:
@@ -123,13 +147,13 @@ def put_version(connection: Connection, version: Version) -> None:
         {name: msgspec.to_builtins(getattr(version, name)) for name in IDENTITY}
     ).decode()
     values["document"] = _document(version, _VERSION_COLUMNS | frozenset(IDENTITY))
-    _upsert(connection, tables.versions, {"model_id": version.model_id, "version": version.version}, values)
+    _put(connection, tables.versions, values)
 
 
 def put_alias(connection: Connection, alias: Alias, event: AliasEvent) -> None:
     """Insert or move the alias, with the event that says so."""
     values = {column.name: getattr(alias, column.name) for column in tables.aliases.c}
-    _upsert(connection, tables.aliases, {"model_id": alias.model_id, "name": alias.name}, values)
+    _put(connection, tables.aliases, values)
     _add_alias_event(connection, event)
 
 
@@ -157,7 +181,7 @@ def put_service(connection: Connection, service: Service, *, new_revision: bool)
     values = {name: getattr(service, name) for name in _SERVICE_COLUMNS - {"deleted_at"}}
     values["current_revision"] = service.revision.n
     values["document"] = _document(service, _SERVICE_COLUMNS | {"revision"})
-    _upsert(connection, tables.services, {"id": service.id}, {**values, "deleted_at": None})
+    _put(connection, tables.services, {**values, "deleted_at": None})
     if new_revision:
         revision = service.revision
         connection.execute(
@@ -169,8 +193,7 @@ def put_service(connection: Connection, service: Service, *, new_revision: bool)
                 created_by=revision.created_by,
             )
         )
-    connection.execute(sa.delete(tables.names).where(tables.names.c.kind == "service", _target(service.id)))
-    connection.execute(sa.insert(tables.names).values(name=service.id, kind="service", target_id=service.id))
+    _put_names(connection, "service", service.id, {service.id})
 
 
 def bury_service(connection: Connection, service_id: str, at: datetime) -> None:
@@ -179,7 +202,7 @@ def bury_service(connection: Connection, service_id: str, at: datetime) -> None:
     since = tables.bindings.c.since
     end = sa.case((since > at, since), else_=sa.literal(at, since.type))
     connection.execute(sa.update(tables.bindings).filter_by(service_id=service_id, until=None).values(until=end))
-    connection.execute(sa.delete(tables.names).where(tables.names.c.kind == "service", _target(service_id)))
+    connection.execute(_FORGET_NAMES, {"of_kind": "service", "of_id": service_id})
 
 
 def revisions(connection: Connection, service_id: str) -> list[Revision]:
@@ -307,25 +330,30 @@ def _tag_key(tag: str) -> str:
     return tag.lower().replace("\\", "\\\\").replace("|", "\\p")
 
 
-def _target(target_id: str) -> sa.ColumnElement[bool]:
-    return tables.names.c.target_id == target_id
+def _put_names(connection: Connection, kind: str, target_id: str, owned: set[str]) -> None:
+    connection.execute(_FORGET_NAMES, {"of_kind": kind, "of_id": target_id})
+    rows = [{"name": name, "kind": kind, "target_id": target_id} for name in sorted(owned)]
+    connection.execute(sa.insert(tables.names), rows)
 
 
-def _of(
-    connection: Connection, query: sa.Select[Any], column: sa.ColumnElement[Any], ids: Iterable[str] | None
-) -> Iterable[Row[Any]]:
+def _of(connection: Connection, queries: _Queries, ids: Iterable[str] | None) -> Iterable[Row[Any]]:
     if ids is None:
-        yield from connection.execute(query.execution_options(yield_per=_BATCH))
+        yield from connection.execute(queries.all)
         return
-    wanted = sorted(set(ids))
-    for start in range(0, len(wanted), _BATCH):
-        yield from connection.execute(query.where(column.in_(wanted[start : start + _BATCH])))
+    for of_id in sorted(set(ids)):
+        yield from connection.execute(queries.one, {"of_id": of_id})
 
 
-def _upsert(connection: Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]) -> None:
-    updated = connection.execute(sa.update(table).filter_by(**key).values(**values))
-    if updated.rowcount == 0:
-        connection.execute(sa.insert(table).values(**key | values))
+@cache
+def _upsert(table: sa.Table, dialect: str) -> Any:
+    """Return the statement that inserts a row, or replaces all of the one that has its key."""
+    insert = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    rest = {column.name: insert.excluded[column.name] for column in table.c if not column.primary_key}
+    return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=rest)
+
+
+def _put(connection: Connection, table: sa.Table, row: Mapping[str, Any]) -> None:
+    connection.execute(_upsert(table, connection.dialect.name), row)
 
 
 def _add_alias_event(connection: Connection, event: AliasEvent) -> None:

@@ -46,10 +46,13 @@ def open_sqlite(path: Path, *, readers: int = 4, timeout_s: float = 10.0) -> Dat
     return Database(writer, reader, write_threads=1, read_threads=readers)
 
 
-def open_postgresql(url: str, *, pool_size: int = 8, timeout_s: float = 10.0, listen: bool = True) -> Database:
+def open_postgresql(
+    url: str, *, pool_size: int = 8, timeout_s: float = 10.0, idle_s: float | None = None, listen: bool = True
+) -> Database:
     """Open the PostgreSQL database at `url`; connections are made when they are needed.
 
-    `listen`: hear what other servers announce. Raises ConfigurationError without the driver.
+    `idle_s`: how long a transaction may do nothing before the database ends it, at least half a minute
+    by default. `listen`: hear what other servers announce. Raises ConfigurationError without the driver.
     """
     try:
         import psycopg
@@ -60,10 +63,11 @@ def open_postgresql(url: str, *, pool_size: int = 8, timeout_s: float = 10.0, li
     target = sa.make_url(url).set(drivername="postgresql+psycopg")
     milliseconds = int(timeout_s * 1000)
     patience = max(milliseconds, 30_000)
+    idle = patience if idle_s is None else int(idle_s * 1000)
     # A server that is stopped in the middle of a transaction must not keep its row locks for ever.
     options = (
         f"-c timezone=UTC -c lock_timeout={milliseconds} -c statement_timeout={patience} "
-        f"-c idle_in_transaction_session_timeout={patience}"
+        f"-c idle_in_transaction_session_timeout={idle}"
     )
     origin = secrets.token_hex(8)
     engine = sa.create_engine(

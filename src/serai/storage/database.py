@@ -153,8 +153,9 @@ def _postgresql_reason(error: exc.DBAPIError) -> str | None:
         return "full"
     if state is None:  # the driver never got an answer
         return "unavailable" if isinstance(error, exc.OperationalError | exc.InterfaceError) else None
-    # Classes: connection, resources, operator intervention, system; lock not available; rolled back for another.
-    return "unavailable" if state[:2] in ("08", "53", "57", "58", "40") or state == "55P03" else None
+    # Classes: connection, resources, operator intervention, system, rolled back for another.
+    # Single ones: lock not available, ended because the transaction did nothing for too long.
+    return "unavailable" if state[:2] in ("08", "53", "57", "58", "40") or state in ("55P03", "25P03") else None
 
 
 def begin_with(statement: str) -> Callable[[Connection], Any]:

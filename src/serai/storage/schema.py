@@ -1,12 +1,12 @@
 """Bringing the schema to a revision. Alembic is imported only when there is something to do."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from serai.errors import ConfigurationError
+from serai.errors import ConfigurationError, InvalidInput
 from serai.storage.database import Database
 
 if TYPE_CHECKING:
@@ -39,21 +39,29 @@ def upgrade(database: Database, revision: str = "head") -> None:
                 f"The database has schema {found}, which is newer than this server's {HEAD}.",
                 hint="Start the newer server, or run its 'serai db downgrade' first.",
             )
-        from alembic import command
-
-        command.upgrade(_config(connection), target)
+        _move(connection, "upgrade", target)
 
     database.run_sync(step)
 
 
 def downgrade(database: Database, revision: str) -> None:
     """Bring the database down to `revision` ('base' empties it); one transaction."""
-    from alembic import command
-
-    database.run_sync(lambda connection: command.downgrade(_config(connection), revision))
+    database.run_sync(_move, "downgrade", revision)
 
 
 _LOCK = 0x5E8A1
+
+
+def _move(connection: Connection, way: Literal["upgrade", "downgrade"], revision: str) -> None:
+    from alembic import command
+    from alembic.util import CommandError
+
+    move = command.upgrade if way == "upgrade" else command.downgrade
+    try:
+        move(_config(connection), revision)
+    except CommandError:
+        hint = f"Steps are named 0001 to {HEAD}; 'base' is the empty database."
+        raise InvalidInput.at("revision", f"is not a step to which this database can {way}", hint=hint) from None
 
 
 def _config(connection: Connection) -> "Config":

@@ -70,6 +70,14 @@ def test_a_result_beyond_the_bound_is_an_error_inside() -> None:
     assert confined(code + "\nos._exit(0)").stdout == "refused"
 
 
+def test_a_bound_that_holds_already_stays() -> None:
+    """Under a lower limit than the one asked for, as a service manager sets it, the lower one holds."""
+    lower = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))"
+    look = "try:\n    bytearray(2**28)\nexcept MemoryError:\n    os.write(1, b'refused')\nos._exit(0)"
+    command = [sys.executable, "-c", lower + PROLOGUE + look]
+    assert subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stdout == "refused"
+
+
 def test_time_beyond_the_bound_ends_the_process() -> None:
     """A process that computes for ever is ended by the kernel, whether anybody watches it or not."""
     assert -confined("while True: pass").returncode in (signal.SIGXCPU, signal.SIGKILL)

@@ -4,27 +4,19 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import AwareDatetime, BeforeValidator, Field
+from pydantic import Field
 from starlette.requests import Request
 
 from serai import audit
 from serai.api.access import Routes, parts_of
-from serai.api.wire import Cursor, Limit, Page, Wire, number_of, page_of
+from serai.api.wire import Cursor, Limit, Moment, Page, Wire, number_of, page_of
 from serai.auth.policy import Role
 
 routes = Routes("audit")
 
 Word = Annotated[str | None, Query(max_length=256)]
 
-
-def _no_number(value: object) -> object:
-    """Refuse what the library would take for seconds since 1970."""
-    if isinstance(value, str) and not value.strip("+-.0123456789"):
-        raise ValueError("is no time; write it as in 2026-01-31T12:00:00Z")
-    return value
-
-
-Since = Annotated[AwareDatetime | None, BeforeValidator(_no_number), Query(description="RFC 3339, with its zone.")]
+Since = Annotated[Moment | None, Query(description="RFC 3339, with its zone.")]
 
 
 class EntryOut(Wire):

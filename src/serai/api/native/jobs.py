@@ -6,14 +6,14 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Path, Query
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from serai.api.access import Routes, actor_of, caller_of, is_rehearsal, parts_of
 from serai.api.changes import Rehearsed, change
 from serai.api.streams import SSE_TYPE, sse, with_heartbeat
-from serai.api.wire import Cursor, Limit, Page, Wire, place_of, token_of
+from serai.api.wire import Cursor, Limit, Moment, Page, Wire, place_of, token_of
 from serai.audit import Actor, record
 from serai.auth.policy import Caller, Role
 from serai.errors import InvalidInput
@@ -100,7 +100,7 @@ async def list_jobs(
     cursor: Cursor = None,
     status: Annotated[StatusName | None, Query()] = None,
     kind: Annotated[str | None, Query(max_length=64)] = None,
-    since: Annotated[AwareDatetime | None, Query(alias="from", description="Created at or after.")] = None,
+    since: Annotated[Moment | None, Query(alias="from", description="Created at or after.")] = None,
     parent_id: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Page[JobOut]:
     """List your jobs, the newest first; an admin sees all."""

@@ -5,14 +5,13 @@ from email.utils import format_datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
-from pydantic import AwareDatetime
 from starlette.requests import Request
 from starlette.responses import Response
 
 from serai.api.access import Routes, caller_of, parts_of
 from serai.api.native import registry_wire as wire
-from serai.api.native.registry_changes import check_admin_fields, forced, given, registry_change
-from serai.api.wire import Cursor, Limit, Page, page_of, place_of
+from serai.api.native.registry_changes import changed, check_admin_fields, forced, given, registry_change
+from serai.api.wire import Cursor, Limit, Moment, Page, page_of, place_of
 from serai.auth.policy import Role
 from serai.errors import InvalidInput
 from serai.registry import releases, store
@@ -59,10 +58,9 @@ async def list_models(
         include_deprecated=include_deprecated,
     )
     snapshot = await parts_of(request).registry.current()
-    entries = [snapshot.models[model_id] for model_id in ids if model_id in snapshot.models]
     with_old = include_deprecated or version_status in ("deprecated", "retired")
-    return page_of(
-        entries, limit, lambda entry: wire.show_model(entry, include_deprecated=with_old), lambda entry: entry.model.id
+    return wire.page_of_ids(
+        ids, limit, snapshot.models, lambda entry: wire.show_model(entry, include_deprecated=with_old)
     )
 
 
@@ -102,7 +100,7 @@ async def get_model(request: Request, model_id: ModelId, version: Asked = None) 
 @routes.patch("/models/{model_id}", access=Role.MODERATOR)
 async def update_model(request: Request, model_id: ModelId, body: wire.ModelChange) -> wire.ModelOut:
     """Change the card. To change what belongs to a version, name it in `version`."""
-    values = given(body)
+    values = changed(body)
     check_admin_fields(caller_of(request), values)
     number = values.pop("version", None)
     of_version = {name: values.pop(name) for name in list(values) if name in _VERSION_ONLY}
@@ -175,7 +173,7 @@ async def update_version(
     request: Request, model_id: ModelId, version: Number, body: wire.VersionChange
 ) -> wire.VersionOut:
     """Change a version. Of an immutable one, release notes, tags and results may be changed."""
-    values = given(body)
+    values = changed(body)
     check_admin_fields(caller_of(request), values)
     return wire.show_version(await registry_change(request, releases.update_version, model_id, version, values))
 
@@ -259,7 +257,7 @@ async def deprecated_version_services(request: Request, model_id: ModelId) -> wi
 
 @routes.get("/models/{model_id}/aliases/{alias}", access=Role.VIEWER)
 async def get_alias(
-    request: Request, model_id: ModelId, alias: AliasName, at: Annotated[AwareDatetime | None, Query()] = None
+    request: Request, model_id: ModelId, alias: AliasName, at: Annotated[Moment | None, Query()] = None
 ) -> wire.AliasHistoryOut:
     """Show an alias and its moves; with `at`, the version that it named then."""
     snapshot = await parts_of(request).registry.current()

@@ -9,16 +9,19 @@ from starlette.requests import Request
 from serai.api.access import actor_of, caller_of, parts_of
 from serai.api.changes import change
 from serai.auth.policy import Caller
-from serai.errors import Forbidden
+from serai.errors import Forbidden, InvalidInput
 from serai.registry.registry import Change
 from serai.registry.source import RemoteSource
 
 _MAY_BE_NULL = frozenset(
     {
+        "alias",
         "commercial_use",
         "inference_schema",
         "input_schema",
         "memory_class",
+        "model_id",
+        "model_version",
         "output_schema",
         "reference_url",
         "shadow",
@@ -49,6 +52,15 @@ def given(body: BaseModel) -> dict[str, Any]:
     }
 
 
+def changed(body: BaseModel) -> dict[str, Any]:
+    """Return the same of a change. A null for what cannot be empty would be lost: raises InvalidInput."""
+    for name in sorted(body.model_fields_set):
+        if getattr(body, name) is None and name not in _MAY_BE_NULL:
+            hint = "Leave it out to keep what there is, or send an empty value."
+            raise InvalidInput.at(name, "cannot be null", hint=hint)
+    return given(body)
+
+
 def forced(request: Request, force: bool) -> bool:
     """Return `force`, which only an admin may set. Raises Forbidden."""
     if force and not caller_of(request).is_admin:
@@ -62,7 +74,7 @@ def check_admin_fields(caller: Caller, values: Mapping[str, Any]) -> None:
         return
     for name in ("allow_remote_code", "allow_pickle"):
         if values.get(name):
-            raise Forbidden(f"Only an admin may set {name}.")
+            raise Forbidden(f"Only an admin may set {name}.", hint="Ask an admin to make this change.")
     sources = [values.get("source"), *(adapter.source for adapter in values.get("adapters") or ())]
     if any(isinstance(source, RemoteSource) and source.secret for source in sources):
-        raise Forbidden("Only an admin may bind a secret to a model.")
+        raise Forbidden("Only an admin may bind a secret to a model.", hint="Ask an admin to make this change.")

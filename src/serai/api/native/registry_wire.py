@@ -1,14 +1,14 @@
 """The wire types of models, versions and services. camelCase is accepted where a name has two words."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, AliasGenerator, AwareDatetime, ConfigDict, Field
+from pydantic import AliasChoices, AliasGenerator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from serai.api.values import AS_JSON
-from serai.api.wire import Wire
+from serai.api.wire import Moment, Page, Wire, token_of
 from serai.registry.checks import Use
 from serai.registry.decision import Decision
 from serai.registry.diff import VersionDiff
@@ -18,6 +18,9 @@ from serai.registry.service import Binding, FallbackEntry, Limits, Revision, Ser
 from serai.registry.snapshot import ModelEntry, RegistrySnapshot
 from serai.registry.source import Adapter, Availability, Benchmark, File, Footprint, Source
 from serai.registry.version import MemoryClass, Status, Version
+
+Row = TypeVar("Row")
+Item = TypeVar("Item")
 
 Id = Annotated[str, Field(min_length=1, max_length=128)]
 Number = Annotated[str, Field(max_length=100, description="A semantic version, for example 1.2.0.")]
@@ -117,7 +120,7 @@ class VersionChange(VersionFields):
 
 class DeprecateIn(RegistryIn):
     reason: Remark = ""
-    sunset_at: AwareDatetime | None = Field(None, strict=False, description="From when it may stop answering.")
+    sunset_at: Moment | None = Field(None, strict=False, description="From when it may stop answering.")
 
 
 class AliasIn(RegistryIn):
@@ -129,7 +132,11 @@ class AliasIn(RegistryIn):
 
 
 class ServiceFields(RegistryIn):
-    """A service. Members that are left out stay as they are, or empty."""
+    """A service. Members that are left out stay as they are, or empty.
+
+    Without `model_id` a version or an alias is one of the model that the service is bound to; a null
+    `model_id` leaves the choice to the policy.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     description: Text | None = None
@@ -292,6 +299,15 @@ def show_service(snapshot: RegistrySnapshot, service: Service, warnings: tuple[s
         available_versions=tuple(brief(version) for version in available if version.status is not Status.RETIRED),
         warnings=warnings,
     )
+
+
+def page_of_ids(ids: Sequence[str], limit: int, known: Mapping[str, Row], show: Callable[[Row], Item]) -> Page[Item]:
+    """Return the page of `ids`, of which one more than `limit` was asked for.
+
+    One that was deleted since it was found is left out, and the next page begins where it would have.
+    """
+    cursor = token_of(ids[limit - 1]) if len(ids) > limit else None
+    return Page(items=[show(known[id_]) for id_ in ids[:limit] if id_ in known], next_cursor=cursor)
 
 
 def brief(version: Version) -> VersionBrief:

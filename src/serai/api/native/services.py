@@ -1,27 +1,31 @@
 """Services: bindings, fallback chains, splits, switches, rollbacks, and why which version would answer."""
 
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 from fastapi import Path, Query
-from pydantic import AwareDatetime
 from starlette.requests import Request
 from starlette.responses import Response
 
 from serai.api.access import Routes, caller_of, parts_of
 from serai.api.native import registry_wire as wire
 from serai.api.native.models import Force, deprecation_headers
-from serai.api.native.registry_changes import forced, given, registry_change
-from serai.api.wire import Cursor, Limit, Page, page_of, place_of
+from serai.api.native.registry_changes import changed, forced, given, registry_change
+from serai.api.wire import Cursor, Limit, Moment, Page, place_of
 from serai.auth.policy import Role
 from serai.errors import InvalidInput
 from serai.registry import bindings, store
 from serai.registry.checks import parse_target
 from serai.registry.plan import Request as Wanted
 from serai.registry.policy import make_plan
-from serai.registry.service import Revision, Service, binding_at
+from serai.registry.registry import Change
+from serai.registry.service import FallbackEntry, Revision, Service, Target, binding_at
 from serai.registry.snapshot import RegistrySnapshot
 
 routes = Routes("services")
+
+Named = TypeVar("Named", Target, FallbackEntry)
 
 ServiceId = Annotated[str, Path(max_length=128)]
 Flag = Annotated[bool, Query()]
@@ -42,8 +46,7 @@ async def list_services(
     parts = parts_of(request)
     ids = await parts.database.read(store.find_services, limit=limit + 1, after=place_of(cursor), task=task)
     snapshot = await parts.registry.current()
-    services = [snapshot.services[service_id] for service_id in ids if service_id in snapshot.services]
-    return page_of(services, limit, lambda one: wire.show_service(snapshot, one), lambda one: one.id)
+    return wire.page_of_ids(ids, limit, snapshot.services, lambda one: wire.show_service(snapshot, one))
 
 
 @routes.post("/services", access=Role.MODERATOR, status_code=201)
@@ -51,7 +54,7 @@ async def create_service(request: Request, body: wire.ServiceIn) -> wire.Service
     """Create a service, bound to a version, an alias, a split, or (with none of these) to the policy's choice."""
     caller, now = caller_of(request), parts_of(request).clock.now()
     values = given(body)
-    content = await _content(request, values)
+    content, asked = _split_up(values)
     revision = Revision(service_id=body.id, n=1, **content, reason="created", created_at=now, created_by=caller.user_id)
     by: dict[str, Any] = {
         "created_at": now,
@@ -60,7 +63,7 @@ async def create_service(request: Request, body: wire.ServiceIn) -> wire.Service
         "updated_by": caller.user_id,
     }
     service = Service(**{"name": body.id, **values}, revision=revision, **by)
-    return await _show(request, await registry_change(request, bindings.create_service, service))
+    return await _show(request, await registry_change(request, _create, service, asked))
 
 
 @routes.get("/services/{service_id}", access=Role.VIEWER)
@@ -73,11 +76,10 @@ async def get_service(request: Request, service_id: ServiceId) -> wire.ServiceOu
 @routes.patch("/services/{service_id}", access=Role.MODERATOR)
 async def update_service(request: Request, service_id: ServiceId, body: wire.ServiceChange) -> wire.ServiceOut:
     """Change a service. Binding, chain, limits and configuration make a new revision."""
-    values = given(body)
+    values = changed(body)
     reason = values.pop("reason", "")
-    content = await _content(request, values)
-    written = await registry_change(request, bindings.update_service, service_id, values, content, reason=reason)
-    return await _show(request, written)
+    content, asked = _split_up(values)
+    return await _show(request, await registry_change(request, _update, service_id, values, content, asked, reason))
 
 
 @routes.delete("/services/{service_id}", access=Role.ADMIN, status_code=204)
@@ -113,7 +115,7 @@ async def rollback(request: Request, service_id: ServiceId, body: wire.RollbackI
 
 @routes.get("/services/{service_id}/history", access=Role.VIEWER)
 async def history(
-    request: Request, service_id: ServiceId, at: Annotated[AwareDatetime | None, Query()] = None
+    request: Request, service_id: ServiceId, at: Annotated[Moment | None, Query()] = None
 ) -> wire.HistoryOut:
     """Tell with which versions the service answered, and when; with `at`, what answered then."""
     parts = parts_of(request)
@@ -171,27 +173,61 @@ async def explain(
     return wire.Explanation(**wire.members(decision), candidates=tuple(step.name for step in plan.steps))
 
 
-async def _content(request: Request, values: dict[str, Any]) -> dict[str, Any]:
-    """Take what belongs to the revision out of `values`, and return it."""
+def _split_up(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Take out of `values`, and return, what belongs to the revision and what says the binding."""
     content = {name: values.pop(name) for name in _OF_REVISION & set(values)}
-    asked = {name: values.pop(name) for name in _OF_BINDING & set(values)}
+    return content, {name: values.pop(name) for name in _OF_BINDING & set(values)}
+
+
+def _create(change: Change, service: Service, asked: dict[str, Any]) -> bindings.Written:
+    revision = service.revision
+    named = {"fallback": revision.fallback, "shadow": revision.shadow}
+    content = _resolved(change.snapshot, named, asked, bound=None)
+    return bindings.create_service(change, replace(service, revision=replace(revision, **content)))
+
+
+def _update(
+    change: Change, service_id: str, fields: dict[str, Any], content: dict[str, Any], asked: dict[str, Any], reason: str
+) -> bindings.Written:
+    bound = bindings.service_of(change, service_id).binding
+    content = _resolved(change.snapshot, content, asked, bound=bound)
+    return bindings.update_service(change, service_id, fields, content, reason=reason)
+
+
+def _resolved(
+    snapshot: RegistrySnapshot, content: dict[str, Any], asked: dict[str, Any], *, bound: Target | None
+) -> dict[str, Any]:
+    """Return `content` with the targets that were asked for, every model by its id, whatever name it was given."""
+    resolved = dict(content)
     if asked:
-        content["targets"] = _targets(await parts_of(request).registry.current(), asked)
-    return content
+        resolved["targets"] = _targets(snapshot, asked, bound)
+    if resolved.get("shadow") is not None:
+        resolved["shadow"] = _by_id(snapshot, resolved["shadow"])
+    if "fallback" in resolved:
+        resolved["fallback"] = tuple(_by_id(snapshot, entry) for entry in resolved["fallback"])
+    return resolved
 
 
-def _targets(snapshot: RegistrySnapshot, asked: dict[str, Any]) -> Any:
+def _targets(snapshot: RegistrySnapshot, asked: dict[str, Any], bound: Target | None) -> tuple[Target, ...]:
     if "split" in asked:
         if len(asked) > 1:
             raise InvalidInput.at("split", "stands for itself: leave model_id, model_version and alias out")
-        return asked["split"]
-    model_id, number, alias = (asked.get(name) for name in ("model_id", "model_version", "alias"))
-    if model_id is None:
-        raise InvalidInput.at("model_id", "is missing")
+        return tuple(_by_id(snapshot, target) for target in asked["split"])
+    number, alias = asked.get("model_version"), asked.get("alias")
+    model_id = asked.get("model_id", bound.model if bound else None)
     if number is not None and alias is not None:
         raise InvalidInput.at("alias", "or model_version, not both")
     selector = number or alias
+    if model_id is None and (selector or "model_id" not in asked):
+        raise InvalidInput.at("model_id", "is missing")
+    if model_id is None:
+        return ()
     return (parse_target(snapshot, f"{model_id}@{selector}" if selector else model_id),)
+
+
+def _by_id(snapshot: RegistrySnapshot, named: Named) -> Named:
+    entry = snapshot.find_model(named.model) if named.model else None
+    return named if entry is None else msgspec.structs.replace(named, model=entry.model.id)
 
 
 async def _show(request: Request, written: bindings.Written) -> wire.ServiceView:

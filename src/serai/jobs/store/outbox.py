@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from serai.clock import Clock
-from serai.jobs.store.rows import moment
+from serai.jobs.store.statements import moment
 from serai.storage.tables.jobs import job_webhooks
 
 MAX_ATTEMPTS = 8

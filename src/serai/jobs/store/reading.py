@@ -13,7 +13,8 @@ from serai.clock import Clock
 from serai.errors import InvalidInput
 from serai.events import Event
 from serai.jobs.model import EventsGone, Job, JobNotFinished, JobNotFound, Status
-from serai.jobs.store.rows import IS_QUEUED, IS_RUNNING, KEEP_EVENTS, moment
+from serai.jobs.store.rows import KEEP_EVENTS
+from serai.jobs.store.statements import IS_QUEUED, IS_RUNNING, moment
 from serai.storage.tables.blobs import blob_links
 from serai.storage.tables.jobs import job_events, jobs
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -11,9 +10,9 @@ from sqlalchemy.engine import Connection
 
 from serai.clock import Clock
 from serai.events import Done, Event, Failed, Progress
-from serai.jobs.model import ClaimLost, Job, Move, check_json, check_move, sources
+from serai.jobs.model import ClaimLost, Job, Move, check_json, check_move
+from serai.jobs.store.statements import IS_QUEUED, IS_RUNNING, at, insert_event, moment, move_job
 from serai.storage.notices import announce
-from serai.storage.tables.base import Instant
 from serai.storage.tables.jobs import job_events, job_webhooks, jobs
 
 QUEUE_TOPIC = "jobs"
@@ -27,23 +26,6 @@ WEBHOOK_TOPIC = "job_webhooks"
 
 KEEP_EVENTS = 1000
 """How many stored events of a job are kept; older ones are evicted."""
-
-Moment = sa.ColumnElement[datetime]
-
-# Written out, not bound, so that the planners see that the partial indexes of the queue apply.
-IS_QUEUED = jobs.c.status == sa.literal_column("'queued'")
-IS_RUNNING = jobs.c.status == sa.literal_column("'running'")
-
-
-def moment(connection: Connection, clock: Clock, *, in_s: float = 0.0) -> Moment:
-    """Return the time `in_s` seconds from now as SQL: the database's clock on PostgreSQL, `clock` on SQLite.
-
-    Several servers share one PostgreSQL, and leases compare times that different servers wrote.
-    """
-    if connection.dialect.name == "sqlite":
-        return sa.literal(clock.now() + timedelta(seconds=in_s), Instant)
-    epoch = sa.extract("epoch", sa.func.statement_timestamp())
-    return sa.type_coerce(sa.cast(epoch * 1_000_000, sa.BigInteger) + int(in_s * 1_000_000), Instant)
 
 
 def held(connection: Connection, job_id: str, claim: str) -> Job:
@@ -63,24 +45,42 @@ def move(
     *,
     events: Sequence[Event] = (),
     values: Mapping[str, Any] | None = None,
+    pause_s: float = 0.0,
 ) -> Job:
-    """Make one move of a job that this transaction has locked, with its events. Raises IllegalMove, ClaimLost."""
-    target = check_move(job.status, how)
-    changes: dict[str, Any] = {"status": target, "last_seq": jobs.c.last_seq + len(events), **(values or {})}
-    changes |= {"claim": None, "lease_until": None}
-    now = moment(connection, clock)
-    if target != "queued":
-        changes["finished_at"] = now
-    fence = jobs.c.claim == job.claim if job.claim else jobs.c.claim.is_(None)
-    statement = sa.update(jobs).where(jobs.c.id == job.id, jobs.c.status.in_(sources(how)), fence)
-    row = connection.execute(statement.values(changes).returning(jobs)).one_or_none()
-    if row is None:
+    """Make one move of a job that this transaction has locked, with its events. Raises IllegalMove, ClaimLost.
+
+    `pause_s`: before a retry.
+    """
+    check_move(job.status, how)
+    statement = move_job(connection.dialect.name, how)
+    later = {"later": at(connection, clock, in_s=pause_s)} if how == "retry" else {}
+    moved = apply(connection, clock, statement, job.id, job.claim, events, {**(values or {}), **later})
+    if moved is None:
         raise ClaimLost("The job was moved by somebody else.")
+    return moved
+
+
+def apply(
+    connection: Connection,
+    clock: Clock,
+    statement: sa.Executable,
+    job_id: str,
+    claim: str | None,
+    events: Sequence[Event],
+    values: Mapping[str, Any],
+) -> Job | None:
+    """Run a statement of a move with what follows from it: events, webhook, parent, notices. None: it did not apply."""
+    bodies = [as_json(event) for event in events]
+    now = at(connection, clock)
+    parameters = {**values, "of_id": job_id, "of_claim": claim, "stored": len(bodies), "now": now}
+    row = connection.execute(statement, parameters).one_or_none()
+    if row is None:
+        return None
     moved = Job.from_row(row)
-    insert_events(connection, now, moved, events)
+    insert_bodies(connection, clock, moved, bodies)
     if moved.is_terminal:
         _on_end(connection, clock, moved)
-    else:
+    elif moved.status == "queued":
         announce(connection, QUEUE_TOPIC, moved.resource)
     return moved
 
@@ -92,16 +92,13 @@ def end_cancelled(connection: Connection, clock: Clock, job: Job, events: Sequen
     return move(connection, clock, job, "cancel", events=[*events, final], values={"error": error})
 
 
-def insert_events(connection: Connection, now: Moment, job: Job, events: Sequence[Event]) -> None:
+def insert_bodies(connection: Connection, clock: Clock, job: Job, bodies: Sequence[Mapping[str, Any]]) -> None:
     """Store the events whose numbers end at `job.last_seq`; evict what is over the bound; tell the followers."""
-    if not events:
+    if not bodies:
         return
-    start = job.last_seq - len(events) + 1
-    rows = [{"number": start + index, "body": as_json(event)} for index, event in enumerate(events)]
-    statement = sa.insert(job_events).values(
-        job_id=job.id, seq=sa.bindparam("number"), event=sa.bindparam("body"), created_at=now
-    )
-    connection.execute(statement, rows)
+    start, now = job.last_seq - len(bodies) + 1, at(connection, clock)
+    rows = [{"job_id": job.id, "seq": start + n, "event": body, "now": now} for n, body in enumerate(bodies)]
+    connection.execute(insert_event(connection.dialect.name), rows)
     if job.last_seq > KEEP_EVENTS:
         evicted = job_events.c.seq <= job.last_seq - KEEP_EVENTS
         connection.execute(sa.delete(job_events).where(job_events.c.job_id == job.id, evicted))
@@ -154,7 +151,8 @@ def _on_child_end(connection: Connection, clock: Clock, parent_id: str) -> None:
     progress = Progress(
         stage="children", fraction=done / parent.children, done=done, total=parent.children, unit="jobs"
     )
-    insert_events(connection, moment(connection, clock), parent, [progress])
-    connection.execute(sa.update(jobs).where(jobs.c.id == parent_id).values(progress=as_json(progress)))
+    body = as_json(progress)
+    insert_bodies(connection, clock, parent, [body])
+    connection.execute(sa.update(jobs).where(jobs.c.id == parent_id).values(progress=body))
     if parent.open_children == 0:
         announce(connection, QUEUE_TOPIC, parent.resource)

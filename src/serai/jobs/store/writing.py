@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from serai.clock import Clock
@@ -27,15 +26,24 @@ from serai.jobs.model import (
 from serai.jobs.store.reading import get
 from serai.jobs.store.rows import (
     CANCEL_TOPIC,
-    IS_QUEUED,
-    IS_RUNNING,
     QUEUE_TOPIC,
+    apply,
     as_json,
     end_cancelled,
     held,
-    insert_events,
-    moment,
+    insert_bodies,
     move,
+)
+from serai.jobs.store.statements import (
+    IS_QUEUED,
+    IS_RUNNING,
+    add_events,
+    at,
+    claim_jobs,
+    insert_job,
+    last_rounds,
+    moment,
+    move_job,
 )
 from serai.storage.notices import announce
 from serai.storage.tables.blobs import blob_links, blobs
@@ -65,18 +73,14 @@ def enqueue(connection: Connection, clock: Clock, new: NewJob) -> Job:
         return earlier
     _check_room(connection, new)
     round_ = _next_round(connection, new)
-    now = moment(connection, clock)
     values = {
         **{name: getattr(new, name) for name in _COPIED},
         "round": round_,
         "rank": round_ + new.priority * ROUNDS_PER_PRIORITY,
-        "status": "queued",
-        "created_at": now,
-        **dict.fromkeys(_ZEROES, 0),
+        **_FRESH,
+        "now": at(connection, clock),
     }
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(jobs).values(values).on_conflict_do_nothing(index_elements=["owner_id", "idempotency_key"])
-    row = connection.execute(statement.returning(jobs)).one_or_none()
+    row = connection.execute(insert_job(connection.dialect.name), values).one_or_none()
     if row is None:  # another transaction stored the same key between our look and our insert
         return _find_same(connection, new) or _refuse_overtaken()
     if new.parent_id is not None:
@@ -89,7 +93,11 @@ _COPIED = (
     *("id", "kind", "version", "payload", "owner_id", "resource", "priority", "max_errors", "parent_id"),
     *("retry_of", "idempotency_key", "request_digest", "webhook_url"),
 )
-_ZEROES = ("attempts", "error_count", "crash_count", "children", "open_children", "last_seq")
+_FRESH = {"status": "queued", "attempts": 0, "error_count": 0, "crash_count": 0} | {
+    "children": 0,
+    "open_children": 0,
+    "last_seq": 0,
+}
 
 
 def _refuse_overtaken() -> Job:
@@ -130,14 +138,8 @@ def _next_round(connection: Connection, new: NewJob) -> int:
     served, not at the end. Source: Goyal, Vin, Cheng, "Start-time Fair Queuing" (SIGCOMM 1996), with
     equal weights and unit lengths.
     """
-    lane = jobs.c.resource == new.resource
-    served = [
-        sa.select(sa.func.max(jobs.c.round)).where(lane, jobs.c.status == status).scalar_subquery()
-        for status in ("running", "succeeded", "failed")
-    ]
-    mine = (lane, IS_QUEUED, jobs.c.owner_id == new.owner_id, jobs.c.priority == new.priority)
-    last = sa.select(sa.func.max(jobs.c.round)).where(*mine).scalar_subquery()
-    found = connection.execute(sa.select(*served, last)).one()
+    lane = {"for_resource": new.resource, "for_owner": new.owner_id, "for_priority": new.priority}
+    found = connection.execute(last_rounds(), lane).one()
     return 1 + max((int(value) for value in found if value is not None), default=0)
 
 
@@ -158,48 +160,24 @@ def claim(
     """
     if not kinds:
         return []
+    now, started = at(connection, clock), as_json(Progress(stage="started"))
+    parameters = {
+        "claim": token,
+        "holder": holder,
+        "progress": started,
+        "now": now,
+        "until": at(connection, clock, in_s=lease_s),
+        "far": at(connection, clock, in_s=MAX_PAUSE_S),
+    }
+    statement = claim_jobs(connection.dialect.name, tuple(sorted(kinds.items())))
     taken: list[Job] = []
     for resource, free in wanted.items():
         if free > 0:
-            taken += _claim(connection, clock, resource, free, token, holder, kinds, lease_s)
-    return taken
-
-
-def _claim(
-    connection: Connection,
-    clock: Clock,
-    resource: str,
-    free: int,
-    token: str,
-    holder: str,
-    kinds: Mapping[str, int],
-    lease_s: float,
-) -> list[Job]:
-    now = moment(connection, clock)
-    # A pause longer than any that is given means that the clock was set back meanwhile.
-    far = jobs.c.run_at > moment(connection, clock, in_s=MAX_PAUSE_S)
-    due = sa.or_(jobs.c.run_at.is_(None), jobs.c.run_at <= now, far)
-    ready = (IS_QUEUED, due, jobs.c.cancel_requested_at.is_(None), jobs.c.open_children == 0)
-    known = sa.or_(*(sa.and_(jobs.c.kind == kind, jobs.c.version <= newest) for kind, newest in kinds.items()))
-    picked = sa.select(jobs.c.id).where(jobs.c.resource == resource, *ready, known)
-    picked = picked.order_by(jobs.c.rank, jobs.c.id).limit(free).with_for_update(skip_locked=True)
-    started = Progress(stage="started")
-    values = {
-        "status": "running",
-        "claim": token,
-        "holder": holder,
-        "lease_until": moment(connection, clock, in_s=lease_s),
-        "run_at": None,
-        "attempts": jobs.c.attempts + 1,
-        "started_at": sa.func.coalesce(jobs.c.started_at, now),
-        "last_seq": jobs.c.last_seq + 1,
-        "progress": as_json(started),
-    }
-    chosen = sa.select(picked.cte("picked").c.id)
-    statement = sa.update(jobs).where(jobs.c.id.in_(chosen)).values(values).returning(jobs)
-    taken = sorted((Job.from_row(row) for row in connection.execute(statement)), key=lambda job: (job.rank, job.id))
+            rows = connection.execute(statement, {**parameters, "of_resource": resource, "free": free})
+            taken += sorted((Job.from_row(row) for row in rows), key=lambda job: (job.rank, job.id))
     for job in taken:
-        insert_events(connection, now, job, [Progress(stage="started", detail={"attempt": job.attempts})])
+        begun = {**started, "detail": {"attempt": job.attempts}}
+        insert_bodies(connection, clock, job, [begun])
     return taken
 
 
@@ -216,14 +194,9 @@ def renew(connection: Connection, clock: Clock, held_jobs: Mapping[str, str], *,
 
 def append_events(connection: Connection, clock: Clock, job_id: str, token: str, outcome: Outcome) -> Job:
     """Store events of a running job under the next numbers. Raises ClaimLost."""
-    values: dict[str, Any] = {"last_seq": jobs.c.last_seq + len(outcome.events)}
-    values |= _shown(outcome)
-    fence = (jobs.c.id == job_id, jobs.c.claim == token, IS_RUNNING)
-    row = connection.execute(sa.update(jobs).where(*fence).values(values).returning(jobs)).one_or_none()
-    if row is None:
+    job = apply(connection, clock, add_events(), job_id, token, outcome.events, _shown(outcome))
+    if job is None:
         raise ClaimLost("The job is held by another claim, or has ended.")
-    job = Job.from_row(row)
-    insert_events(connection, moment(connection, clock), job, outcome.events)
     return job
 
 
@@ -239,13 +212,15 @@ def finish(
 
     A job whose cancel was accepted before ends as cancelled instead, and keeps nothing.
     """
-    check_json(result, "result")
-    job = held(connection, job_id, token)
-    if job.cancel_requested_at is not None:
-        return end_cancelled(connection, clock, job, outcome.events)
+    check_json(result, "result")  # as it was given: what an event makes of it may be storable where this is not
+    done = Done(result=dict(result))
+    statement = move_job(connection.dialect.name, "finish", unless_cancelled=True)
+    values = {"result": as_json(done)["result"], **_shown(outcome)}
+    job = apply(connection, clock, statement, job_id, token, [*outcome.events, done], values)
+    if job is None:  # the claim is lost, or a cancel was asked for
+        return end_cancelled(connection, clock, held(connection, job_id, token), outcome.events)
     _link_blobs(connection, job, outcome.digests)
-    events = [*outcome.events, Done(result=dict(result))]
-    return move(connection, clock, job, "finish", events=events, values={"result": dict(result), **_shown(outcome)})
+    return job
 
 
 def _link_blobs(connection: Connection, job: Job, digests: Sequence[str]) -> None:
@@ -281,8 +256,8 @@ def fail(
     if pause_s is None or job.error_count + 1 >= job.max_errors:
         return move(connection, clock, job, "fail", events=[*outcome.events, failed], values=values)
     again = Progress(stage="retrying", detail={"error": error, "pause_s": round(pause_s, 3)})
-    values |= {"run_at": moment(connection, clock, in_s=pause_s), "progress": as_json(again)}
-    return move(connection, clock, job, "retry", events=[*outcome.events, again], values=values)
+    values["progress"] = as_json(again)
+    return move(connection, clock, job, "retry", events=[*outcome.events, again], values=values, pause_s=pause_s)
 
 
 def release(connection: Connection, clock: Clock, job_id: str, token: str, outcome: Outcome = NOTHING_ELSE) -> Job:

@@ -1,0 +1,1 @@
+"""The runtime: which models are in memory, and who may use them now."""

@@ -1,0 +1,31 @@
+"""Why a request gets no lease, or loses the one it has."""
+
+from serai.errors import Unavailable
+
+
+class DoesNotFit(Unavailable):
+    """The models of a request do not fit this machine, however empty it is; trying again does not help."""
+
+    code = "MODEL_DOES_NOT_FIT"
+    default_hint = "Choose a smaller quantization, raise the device's budget, or run it on a larger machine."
+
+
+class QueueFull(Unavailable):
+    """Too many requests wait, in all or of this caller; `retry_after` is set."""
+
+    code = "QUEUE_FULL"
+    default_hint = "Wait for the seconds in Retry-After, then try again."
+
+
+class QueueTimeout(Unavailable):
+    """The request's time was over before it got a lease; `retry_after` is set."""
+
+    code = "QUEUE_TIMEOUT"
+    default_hint = "Try again after Retry-After, or with a longer timeout."
+
+
+class ModelUnloaded(Unavailable):
+    """A model was unloaded by force while the request used it."""
+
+    code = "MODEL_UNLOADED"
+    default_hint = "Send the request again; the model is loaded when it is needed."
