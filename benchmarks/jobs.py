@@ -1,6 +1,6 @@
 """How many jobs a second, how soon they start, and how many are lost when the worker is killed.
 
-    python benchmarks/jobs.py [--jobs 1000] [--quick] [--peers] [--json FILE]
+    python benchmarks/jobs.py [--jobs 1000] [--quick] [--peers [NAME …]] [--json FILE]
 
 The workload: jobs that hash a short text and note their start and end in a file, 8 at a time, enqueued
 one after the other. Measured are: enqueueing while nothing runs; draining that queue, from the first
@@ -33,7 +33,7 @@ import structlog
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-from jobs_peers import CONCURRENCY, KILLS, latencies, measure_peers, notes, work  # noqa: E402 - needs the path
+from jobs_peers import CONCURRENCY, KILLS, PEERS, latencies, measure_peers, notes, work  # noqa: E402 - needs the path
 
 from serai.clock import SystemClock  # noqa: E402 - keeps the imports together
 from serai.events import Done, Event  # noqa: E402 - keeps the imports together
@@ -196,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, help="which; all where none is named")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
@@ -207,8 +207,8 @@ def main() -> None:
         figures = ours(folder, count, 40)
         if not options.quick:
             measure_kills(folder, figures)
-        if options.peers:
-            figures |= measure_peers(folder, count, kills=not options.quick)
+        if options.peers is not None:
+            figures |= measure_peers(options.peers or list(PEERS), folder, count, kills=not options.quick)
     show(figures)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")

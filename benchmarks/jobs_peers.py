@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +241,8 @@ def lost_in_kills(place: Place, patience_s: float) -> int:
         return 150 - wait_for(place.folder, 150, patience_s)
 
 
-def measure_peers(folder: Path, count: int, *, kills: bool) -> dict[str, dict[str, Any]]:
-    """Return the figures of every peer; make their environment if it is not there."""
+def measure_peers(peers: Sequence[str], folder: Path, count: int, *, kills: bool) -> dict[str, dict[str, Any]]:
+    """Return the figures of the peers; make their environment if it is not there."""
     from support.servers import PostgresServer
 
     if not CACHE.exists():
@@ -253,8 +253,8 @@ def measure_peers(folder: Path, count: int, *, kills: bool) -> dict[str, dict[st
     server.start()
     found: dict[str, dict[str, Any]] = {}
     try:
-        for peer, kind in PEERS.items():
-            place = server.create if kind == "postgresql" else (lambda name: str(folder / f"{name}.db"))
+        for peer in peers:
+            place = server.create if PEERS[peer] == "postgresql" else (lambda name: str(folder / f"{name}.db"))
             try:
                 found[peer] = measure_peer(peer, place, folder, count, kills)
             except (subprocess.SubprocessError, ValueError, IndexError) as error:

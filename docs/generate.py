@@ -314,11 +314,8 @@ def _told(collector: Any) -> Iterator[Told]:
 
 def metrics_page(metrics: Sequence[Told]) -> str:
     """Return docs/reference/metrics.md; the library's own metrics differ from platform to platform and are left out."""
-    rows = [
-        (code(one.name), one.kind, ", ".join(map(code, one.labels)), one.meaning)
-        for one in sorted(metrics, key=lambda one: one.name)
-        if not one.name.startswith(("process_", "python_"))
-    ]
+    own = sorted((one for one in metrics if not one.name.startswith(("process_", "python_"))), key=lambda one: one.name)
+    rows = [(code(one.name), one.kind, ", ".join(map(code, one.labels)), one.meaning) for one in own]
     return (
         f"{NOTE}# Metrics\n\n"
         "`GET /metrics` answers in the text format of Prometheus, or in OpenMetrics to who asks for it. It needs a key "

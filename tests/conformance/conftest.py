@@ -3,13 +3,16 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from serai.clock import ManualClock
 from serai.storage.connect import open_postgresql, open_sqlite
 from serai.storage.database import Database
 from serai.storage.tables import metadata
+from support.registry import Desk, Opener
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +62,23 @@ def empty_databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
     yield another
     for database in opened:
         database.close_sync()
+
+
+@pytest.fixture
+def start(registry_database: Database) -> Iterator[Opener]:
+    """Starts registries on one empty database, each with rules of its own; they stand for servers."""
+    opened: list[Desk] = []
+
+    def another(clock: ManualClock | None = None, **rules: Any) -> Desk:
+        opened.append(Desk(registry_database, clock=clock, **rules))
+        return opened[-1]
+
+    yield another
+    for desk in opened:
+        desk.registry.close()
+
+
+@pytest.fixture
+def desk(start: Opener) -> Desk:
+    """One registry with the rules as they come."""
+    return start()

@@ -1,17 +1,11 @@
-"""The registry's rules, each on the rows of both databases: versions, services, histories, two servers."""
+"""The registry's rules for models, versions and aliases, each on the rows of both databases."""
 
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from serai import audit
-from serai.audit import SYSTEM
-from serai.clock import ManualClock
-from serai.errors import Conflict, InvalidInput, NotFound, SeraiError
+from serai.errors import Conflict, InvalidInput
 from serai.registry import bindings, releases, store
 from serai.registry.decision import Reason
 from serai.registry.errors import (
@@ -19,20 +13,15 @@ from serai.registry.errors import (
     AliasMoved,
     AliasNotFound,
     DeprecatedVersion,
-    FallbackCycle,
     ImmutableVersion,
     IncompatibleFallback,
-    InvalidSplit,
     InvalidStatusMove,
     InvalidVersionFormat,
     LicenceRefused,
     ModelAlreadyExists,
     ModelNotFound,
     NameCollision,
-    NothingToRollBack,
     ServiceAlreadyExists,
-    ServiceNotFound,
-    ServiceVersionSwitchError,
     VersionAlreadyExists,
     VersionInUse,
     VersionNotActive,
@@ -41,55 +30,14 @@ from serai.registry.errors import (
 from serai.registry.model import alias_at
 from serai.registry.plan import Request
 from serai.registry.policy import decide
-from serai.registry.registry import Change, Registry
-from serai.registry.rules import RegistryRules
-from serai.registry.seed import seed
-from serai.registry.service import Limits, binding_at
+from serai.registry.service import Limits
 from serai.registry.source import File, Footprint, HubSource, PackageSource
 from serai.registry.version import IDENTITY, TECHNICAL, Status, digest
-from serai.storage.database import Database
 from serai.storage.tables import registry as tables
-from support.registry import ANN, Desk, check_integrity, entries, facts, loaded_anew, rows
+from support.registry import Desk, Opener, check_integrity, entries, refused, rows
 from unit.registry.build import a_model, a_service, a_version, link, to
 
 FILES = (File(path="weights", size=3, sha256="a" * 64),)
-Opener = Callable[..., Desk]
-
-
-@pytest.fixture
-def database(registry_database: Database) -> Database:
-    """An empty database."""
-    return registry_database
-
-
-@pytest.fixture
-def server(database: Database) -> Iterator[Opener]:
-    """Starts registries on the database, each with rules of its own; they stand for servers."""
-    opened: list[Desk] = []
-
-    def start(clock: ManualClock | None = None, **rules: Any) -> Desk:
-        opened.append(Desk(database, clock=clock, **rules))
-        return opened[-1]
-
-    yield start
-    for desk in opened:
-        desk.registry.close()
-
-
-@pytest.fixture
-def desk(server: Opener) -> Desk:
-    """One registry with the rules as they come."""
-    return server()
-
-
-def refused(error: type[SeraiError], desk: Desk, command: Callable[..., Any], *args: Any, **kwargs: Any) -> SeraiError:
-    """Assert that a command is refused with that error, and that nothing at all has changed by it."""
-    before = entries(desk.database), facts(desk.see())
-    with pytest.raises(error) as caught:
-        desk.do(command, *args, **kwargs)
-    assert (entries(desk.database), facts(desk.see())) == before
-    assert facts(loaded_anew(desk.database, desk.rules)) == before[1]
-    return caught.value
 
 
 # --- rule 1: a new version copies the technical fields ---
@@ -166,16 +114,16 @@ def test_publishing_an_active_version_needs_no_room(desk: Desk) -> None:
     assert desk.do(releases.publish, "m", "1.0.0").is_published
 
 
-def test_the_policy_deprecates_the_oldest_that_nobody_uses(server: Opener) -> None:
+def test_the_policy_deprecates_the_oldest_that_nobody_uses(start: Opener) -> None:
     """In the same transaction, with an entry of its own; what a service or an alias uses stays."""
-    desk = server(on_limit="deprecate-oldest", max_active_versions_per_model=3)
+    desk = start(on_limit="deprecate-oldest", max_active_versions_per_model=3)
     desk.model("m", "1.0.0", "1.1.0", "1.2.0")
     desk.service("s", to("m@1.0.0"))
     desk.do(releases.put_alias, "m", "prod", "1.1.0", expected_from=None, check=False)
-    start = len(entries(desk.database))
+    mark = len(entries(desk.database))
     desk.do(releases.create_version, "m", "1.3.0", {})
     assert [desk.status(f"m@1.{n}.0") for n in range(4)] == ["active", "active", "deprecated", "active"]
-    assert [(entry.action, entry.object_id) for entry in entries(desk.database)[start:]] == [
+    assert [(entry.action, entry.object_id) for entry in entries(desk.database)[mark:]] == [
         ("versions.deprecate", "m@1.2.0"),
         ("versions.create", "m@1.3.0"),
     ]
@@ -183,12 +131,12 @@ def test_the_policy_deprecates_the_oldest_that_nobody_uses(server: Opener) -> No
     refused(ActiveVersionLimitExceeded, desk, releases.create_version, "m", "1.4.0", {})
 
 
-def test_the_default_status_is_a_setting(server: Opener) -> None:
+def test_the_default_status_is_a_setting(start: Opener) -> None:
     """A version without a status gets it."""
-    assert server(default_version_status="draft").model("a").id == "a"
-    desk = server(default_version_status="draft")
+    assert start(default_version_status="draft").model("a").id == "a"
+    desk = start(default_version_status="draft")
     assert desk.do(releases.create_version, "a", "2.0.0", {}).status is Status.DRAFT
-    assert server().do(releases.create_version, "a", "3.0.0", {}).status is Status.ACTIVE
+    assert start().do(releases.create_version, "a", "3.0.0", {}).status is Status.ACTIVE
 
 
 # --- rule 3: immutability ---
@@ -222,9 +170,9 @@ def test_a_published_version_refuses_what_it_is_and_takes_the_rest(desk: Desk) -
     refused(ImmutableVersion, desk, releases.update_version, "m", "1.0.0", {"engine": "other"})
 
 
-def test_without_the_setting_publishing_leaves_a_version_open(server: Opener) -> None:
+def test_without_the_setting_publishing_leaves_a_version_open(start: Opener) -> None:
     """And its digest follows what it is."""
-    desk = server(enable_version_immutability=False)
+    desk = start(enable_version_immutability=False)
     desk.model("m")
     before = desk.do(releases.publish, "m", "1.0.0")
     after = desk.do(releases.update_version, "m", "1.0.0", {"engine": "other"})
@@ -283,13 +231,13 @@ def test_a_deprecated_version_takes_no_new_binding_and_keeps_the_old(desk: Desk)
     assert "deprecated" in decision.warnings[0]
 
 
-def test_the_two_settings_on_deprecation_are_independent(server: Opener, database: Database) -> None:
+def test_the_two_settings_on_deprecation_are_independent(start: Opener) -> None:
     """One allows the switch, the other the warning; each alone."""
-    server().model("m", "1.0.0", "1.1.0")
-    server().do(releases.deprecate, "m", "1.0.0")
+    start().model("m", "1.0.0", "1.1.0")
+    start().do(releases.deprecate, "m", "1.0.0")
     for allowed in (True, False):
         for warned in (True, False):
-            desk = server(allow_service_deprecated_version_switch=allowed, warn_on_deprecated_version_usage=warned)
+            desk = start(allow_service_deprecated_version_switch=allowed, warn_on_deprecated_version_usage=warned)
             name = f"s-{allowed}-{warned}".lower()
             desk.service(name, to("m@1.1.0"))
             if not allowed:
@@ -360,7 +308,7 @@ def test_force_puts_the_services_right(desk: Desk) -> None:
     desk.do(bindings.create_service, shadowed)
     desk.service("alone", to("m@:x"), fallback=(link("m@1.0.0"), link("m@1.1.0"), link("service:s")))
     desk.service("other", to("m@1.1.0"))
-    start = len(entries(desk.database))
+    mark = len(entries(desk.database))
     desk.do(releases.delete_version, "m", "1.0.0", force=True)
     services = desk.see().services
     assert [(target.reference, target.weight) for target in services["s"].revision.targets] == [
@@ -372,7 +320,7 @@ def test_force_puts_the_services_right(desk: Desk) -> None:
     assert services["alone"].revision.fallback == (link("m@1.1.0"), link("service:s"))
     assert services["other"].revision.n == 1
     assert "x" not in desk.see().models["m"].aliases
-    assert sorted((entry.action, entry.object_id) for entry in entries(desk.database)[start:]) == [
+    assert sorted((entry.action, entry.object_id) for entry in entries(desk.database)[mark:]) == [
         ("aliases.delete", "m@x"),
         ("services.detach", "alone"),
         ("services.detach", "s"),
@@ -431,106 +379,6 @@ def test_a_deprecated_version_can_be_activated_again(desk: Desk) -> None:
     desk.do(releases.deprecate, "m", "1.0.0", force=True)
     assert desk.do(releases.activate, "m", "1.0.0").status is Status.ACTIVE
     assert decide(desk.see(), Request(service="s")).warnings == ()
-
-
-# --- rule 6: the audit log ---
-
-CHANGES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[str]]] = {
-    "create a model": (releases.create_model, (a_model("new"), a_version("new")), {}, ["models.create new"]),
-    "update a model": (releases.update_model, ("m", {"name": "other"}), {}, ["models.update m"]),
-    "delete a model": (releases.delete_model, ("free",), {}, ["models.delete free"]),
-    "create a version": (releases.create_version, ("m", "2.0.0", {}), {}, ["versions.create m@2.0.0"]),
-    "update a version": (releases.update_version, ("m", "1.0.0", {"tags": ("x",)}), {}, ["versions.update m@1.0.0"]),
-    "deprecate": (releases.deprecate, ("m", "1.0.0"), {}, ["versions.deprecate m@1.0.0"]),
-    "activate": (releases.activate, ("m", "1.2.0"), {}, ["versions.activate m@1.2.0"]),
-    "publish": (releases.publish, ("m", "1.0.0"), {}, ["versions.publish m@1.0.0"]),
-    "unpublish": (releases.unpublish, ("free", "1.0.0"), {}, ["versions.unpublish free@1.0.0"]),
-    "retire": (releases.retire, ("m", "1.2.0"), {}, ["versions.retire m@1.2.0"]),
-    "delete a version": (releases.delete_version, ("m", "1.0.0"), {}, ["versions.delete m@1.0.0"]),
-    "make an alias": (
-        releases.put_alias,
-        ("m", "y", "1.0.0"),
-        {"expected_from": None, "check": True},
-        ["aliases.put m@y"],
-    ),
-    "move an alias": (
-        releases.put_alias,
-        ("m", "x", "1.0.0"),
-        {"expected_from": "1.1.0", "check": True},
-        ["aliases.put m@x"],
-    ),
-    "delete an alias": (releases.delete_alias, ("free", "x"), {}, ["aliases.delete free@x"]),
-    "create a service": (bindings.create_service, (a_service("t", to("m@1.0.0")),), {}, ["services.create t"]),
-    "update a service": (bindings.update_service, ("s", {"name": "other"}, {}), {}, ["services.update s"]),
-    "switch": (
-        bindings.switch_version,
-        ("s",),
-        {"model": "m", "version": "1.0.0", "alias": None},
-        ["services.switch s"],
-    ),
-    "roll back": (bindings.rollback, ("s",), {}, ["services.rollback s"]),
-    "publish a service": (bindings.set_published, ("s",), {"published": True}, ["services.publish s"]),
-    "unpublish a service": (bindings.set_published, ("p",), {"published": False}, ["services.unpublish p"]),
-    "delete a service": (bindings.delete_service, ("s",), {}, ["services.delete s"]),
-}
-
-
-def prepare(desk: Desk) -> None:
-    """Make what `CHANGES` changes."""
-    desk.model("m", "1.0.0", "1.1.0", "1.2.0")
-    desk.model("free")
-    desk.do(releases.publish, "free", "1.0.0")
-    desk.do(releases.deprecate, "m", "1.2.0")
-    desk.do(releases.put_alias, "m", "x", "1.1.0", expected_from=None, check=False)
-    desk.do(releases.put_alias, "free", "x", "1.0.0", expected_from=None, check=False)
-    desk.service("s", to("m@1.1.0"))
-    desk.do(bindings.update_service, "s", {}, {"limits": Limits(concurrency=1)})
-    desk.service("p", published=True)
-
-
-def undone(desk: Desk, command: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    """Run a command in a transaction that is rolled back, as a rehearsal is."""
-
-    def rehearse(connection: Any) -> None:
-        desk.registry.write(connection, command, ANN, desk.now, *args, **kwargs)
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        desk.database.run_sync(rehearse)
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_change_is_one_entry_and_can_be_rehearsed(desk: Desk, name: str) -> None:
-    """One row per changed object with who, when, what, before, after and the request; a rehearsal writes none."""
-    command, args, kwargs, expected = CHANGES[name]
-    prepare(desk)
-    before, seen = entries(desk.database), facts(desk.see())
-    undone(desk, command, *args, **kwargs)
-    assert (entries(desk.database), facts(desk.see())) == (before, seen)
-    desk.clock.advance(60)
-    desk.do(command, *args, **kwargs)
-    written = entries(desk.database)[len(before) :]
-    assert [f"{entry.action} {entry.object_id}" for entry in written] == expected
-    for entry in written:
-        assert (entry.actor, entry.address, entry.request_id) == (ANN.id, ANN.address, ANN.request_id)
-        assert entry.at == desk.now
-        assert (entry.before is None) is (entry.action.endswith(".create") or name == "make an alias")
-        assert (entry.after is None) is (entry.action.endswith(".delete") and entry.object_kind != "version")
-        assert entry.before != entry.after
-    assert desk.database.read_sync(audit.verify).ok
-    assert facts(desk.see()) == facts(loaded_anew(desk.database, desk.rules)) != seen
-
-
-def test_the_log_tells_what_a_new_and_a_deleted_model_held(desk: Desk) -> None:
-    """The first version as a whole, and all versions and aliases at the end: the log alone can say what there was."""
-    desk.model("m", "1.0.0", engine="e")
-    desk.do(releases.create_version, "m", "1.1.0", {})
-    desk.do(releases.put_alias, "m", "x", "1.1.0", expected_from=None, check=False)
-    desk.do(releases.delete_model, "m")
-    created, *_, deleted = entries(desk.database)
-    assert created.after["version"]["engine"] == "e"
-    assert [version["version"] for version in deleted.before["versions"]] == ["1.1.0", "1.0.0"]
-    assert deleted.before["aliases"] == {"x": "1.1.0"}
 
 
 # --- models ---
@@ -630,9 +478,9 @@ def test_what_an_alias_named_at_a_time(desk: Desk) -> None:
     check_integrity(desk.database, desk.rules)
 
 
-def test_an_alias_does_not_lead_a_service_where_it_could_not_be_bound(server: Opener) -> None:
+def test_an_alias_does_not_lead_a_service_where_it_could_not_be_bound(start: Opener) -> None:
     """To a deprecated or retired version, to one that cannot do what the service promises, to a refused licence."""
-    desk = server(deployment="commercial")
+    desk = start(deployment="commercial")
     able: dict[str, Any] = {"capabilities": ("vision",), "commercial_use": True}
     desk.model("m", "1.0.0", **able)
     for number, overrides in (
@@ -656,544 +504,3 @@ def test_an_alias_does_not_lead_a_service_where_it_could_not_be_bound(server: Op
         refused(error, desk, releases.put_alias, "m", "x", number, expected_from=None, check=False)
     desk.do(releases.put_alias, "m", "free", "1.1.0", expected_from=None, check=False)
     refused(VersionNotActive, desk, releases.put_alias, "m", "free", "1.2.0", expected_from=None, check=False)
-
-
-# --- services ---
-
-
-def test_a_service_that_could_not_serve_is_refused(desk: Desk) -> None:
-    """Unknown models, versions, aliases and services, another task, a capability it lacks, bad weights."""
-    desk.model("m", capabilities=("vision",))
-    desk.model("painter", task="image-edit")
-    desk.service("images", to("painter"), task="image-edit")
-    cases: list[tuple[type[SeraiError], Any]] = [
-        (ModelNotFound, a_service("new", to("nobody"))),
-        (VersionNotFound, a_service("new", to("m@9.9.9"))),
-        (VersionNotFound, a_service("new", to("m@:nobody"))),
-        (ServiceNotFound, a_service("new", to("m"), fallback=(link("service:nobody"),))),
-        (IncompatibleFallback, a_service("new", to("painter"))),
-        (IncompatibleFallback, a_service("new", to("m"), fallback=(link("painter"),))),
-        (IncompatibleFallback, a_service("new", to("m"), fallback=(link("service:images"),))),
-        (IncompatibleFallback, a_service("new", to("m"), required=("tools",))),
-        (InvalidSplit, a_service("new", to("m@1.0.0", 50), to("m", 49))),
-        (FallbackCycle, a_service("new", to("m"), fallback=(link("service:new"),))),
-        (InvalidInput, a_service("new", to("m"), name=" ")),
-    ]
-    for error, service in cases:
-        refused(error, desk, bindings.create_service, service)
-    desk.service("new", to("m"), required=("vision",))
-
-
-def test_a_circle_of_fallbacks_is_refused_however_it_would_come_about(desk: Desk) -> None:
-    """By a change and by a rollback; the services on the way are named."""
-    desk.model("m")
-    for name in "abc":
-        desk.service(name, to("m"))
-    desk.do(bindings.update_service, "a", {}, {"fallback": (link("service:b"),)})
-    desk.do(bindings.update_service, "b", {}, {"fallback": (link("service:c"),)})
-    error = refused(FallbackCycle, desk, bindings.update_service, "c", {}, {"fallback": (link("service:a"),)})
-    assert set(error.details) == {"a", "b", "c"}
-    desk.do(bindings.update_service, "b", {}, {"fallback": ()})
-    desk.do(bindings.update_service, "c", {}, {"fallback": (link("service:a"),)})
-    refused(FallbackCycle, desk, bindings.rollback, "b")
-
-
-def test_a_service_keeps_what_it_promised_to_those_that_fall_back_on_it(desk: Desk) -> None:
-    """A capability that another service's chain relies on is not taken back, nor taken from a version in use."""
-    desk.model("m", capabilities=("vision", "tools"))
-    desk.service("helper", to("m"), required=("vision", "tools"))
-    desk.service("s", to("m"), required=("vision",), fallback=(link("service:helper"),))
-    refused(IncompatibleFallback, desk, bindings.update_service, "helper", {"required": ("tools",)}, {})
-    refused(IncompatibleFallback, desk, releases.update_version, "m", "1.0.0", {"capabilities": ("tools",)})
-    desk.do(bindings.update_service, "helper", {"required": ("vision",)}, {})
-    desk.do(releases.update_version, "m", "1.0.0", {"capabilities": ("vision",)})
-
-
-def test_a_new_version_that_lacks_what_a_service_promises_does_not_slip_in(desk: Desk) -> None:
-    """Where a service follows a model's newest version, one that cannot do its work is not made the newest."""
-    desk.model("m", capabilities=("vision",))
-    desk.service("s", to("m"), required=("vision",))
-    refused(IncompatibleFallback, desk, releases.create_version, "m", "2.0.0", {"capabilities": ()})
-    desk.do(releases.create_version, "m", "2.0.0", {"capabilities": ()}, status=Status.DRAFT)
-    refused(IncompatibleFallback, desk, releases.activate, "m", "2.0.0")
-    desk.do(releases.create_version, "m", "0.9.0", {"capabilities": ()})
-    desk.do(releases.create_version, "m", "3.0.0", {}, based_on="1.0.0")
-    assert decide(desk.see(), Request(service="s")).version == "3.0.0"
-
-
-def test_a_forced_deprecation_does_not_leave_a_service_with_what_cannot_do_its_work(desk: Desk) -> None:
-    """Where only a version that lacks the promised capability is left, the service goes without it."""
-    desk.model("m", "0.9.0")
-    desk.do(releases.create_version, "m", "1.0.0", {"capabilities": ("vision",)})
-    desk.service("s", to("m"), required=("vision",))
-    desk.service("t", to("m"))
-    desk.do(releases.deprecate, "m", "1.0.0", force=True)
-    assert (desk.bound("s"), desk.bound("t")) == ((), ("m",))
-    assert decide(desk.see(), Request(service="t")).version == "0.9.0"
-
-
-def test_a_switch_changes_the_version_and_nothing_else(desk: Desk) -> None:
-    """By number or alias, under any name of the model; a new revision with the same chain, limits, configuration."""
-    desk.model("m", "1.0.0", "1.1.0", lookup_names=("Owner/Name",))
-    desk.do(releases.put_alias, "m", "x", "1.1.0", expected_from=None, check=False)
-    desk.service("s", to("m@1.0.0"), fallback=(link("m"),))
-    desk.do(bindings.update_service, "s", {}, {"limits": Limits(concurrency=3), "config": {"a": 1}})
-    before = desk.see().services["s"]
-    desk.clock.advance(5)
-    after = desk.do(bindings.switch_version, "s", model=None, version="1.1.0", alias=None).service
-    assert after.revision.targets == (to("m@1.1.0"),)
-    assert (after.revision.fallback, after.revision.limits, after.revision.config) == (
-        before.revision.fallback,
-        before.revision.limits,
-        before.revision.config,
-    )
-    assert (after.revision.n, after.version_updated_at) == (before.revision.n + 1, desk.now)
-    for model in ("m", "owner/name"):
-        desk.do(bindings.switch_version, "s", model=model, version=None, alias="x")
-        assert desk.bound("s") == ("m@x",)
-        desk.do(bindings.switch_version, "s", model=model, version="1.0.0", alias=None)
-        assert desk.bound("s") == ("m@1.0.0",)
-
-
-def test_a_switch_that_cannot_be_is_refused(desk: Desk) -> None:
-    """Another model, a version that is not there or retired, a service without a binding."""
-    desk.model("m", "1.0.0", "1.1.0")
-    desk.model("n", "1.0.0")
-    desk.service("s", to("m@1.0.0"))
-    desk.service("free")
-    desk.do(releases.deprecate, "m", "1.1.0")
-    desk.do(releases.retire, "m", "1.1.0")
-    switch = bindings.switch_version
-    refused(ServiceVersionSwitchError, desk, switch, "s", model="n", version="1.0.0", alias=None)
-    refused(ServiceVersionSwitchError, desk, switch, "s", model="nobody", version="1.0.0", alias=None)
-    refused(ServiceVersionSwitchError, desk, switch, "free", model="m", version="1.0.0", alias=None)
-    refused(ServiceVersionSwitchError, desk, switch, "free", model=None, version="1.0.0", alias=None)
-    refused(VersionNotFound, desk, switch, "s", model="m", version="9.9.9", alias=None)
-    refused(VersionNotFound, desk, switch, "s", model="m", version=None, alias="nobody")
-    refused(VersionNotActive, desk, switch, "s", model="m", version="1.1.0", alias=None)
-    refused(ServiceNotFound, desk, switch, "nobody", model="m", version="1.0.0", alias=None)
-
-
-def test_a_rollback_is_one_call_and_going_back_again_goes_further(desk: Desk) -> None:
-    """To the whole state before: targets, chain, limits, configuration; or to a revision by number."""
-    desk.model("m", "1.0.0", "1.1.0", "1.2.0")
-    desk.service("s", to("m@1.0.0"), fallback=(link("m@1.2.0"),))
-    desk.do(bindings.update_service, "s", {}, {"targets": (to("m@1.1.0"),), "limits": Limits(concurrency=1)})
-    desk.do(bindings.update_service, "s", {}, {"targets": (to("m@1.2.0"),), "fallback": ()})
-    states = {revision.n: content(revision) for revision in desk.database.read_sync(store.revisions, "s")}
-    first = desk.do(bindings.rollback, "s").service.revision
-    assert (first.n, first.rolled_back_to, content(first)) == (4, 2, states[2])
-    second = desk.do(bindings.rollback, "s", reason="worse").service.revision
-    assert (second.n, second.rolled_back_to, second.reason, content(second)) == (5, 1, "worse", states[1])
-    refused(NothingToRollBack, desk, bindings.rollback, "s")
-    refused(NothingToRollBack, desk, bindings.rollback, "s", to=99)
-    refused(ServiceNotFound, desk, bindings.rollback, "nobody")
-    assert content(desk.do(bindings.rollback, "s", to=3).service.revision) == states[3]
-    check_integrity(desk.database, desk.rules)
-
-
-def content(revision: Any) -> tuple[Any, ...]:
-    return tuple(getattr(revision, name) for name in bindings.CONTENT)
-
-
-def test_a_rollback_takes_a_version_that_was_deprecated_since_and_none_that_is_gone(desk: Desk) -> None:
-    """The one was in use before; the other could not answer, and the service stays as it is."""
-    desk.model("m", "1.0.0", "1.1.0")
-    desk.service("s", to("m@1.0.0"))
-    desk.do(bindings.switch_version, "s", model=None, version="1.1.0", alias=None)
-    desk.do(releases.deprecate, "m", "1.0.0")
-    assert desk.do(bindings.rollback, "s").service.revision.targets == (to("m@1.0.0"),)
-    desk.do(bindings.rollback, "s", to=2)
-    desk.do(releases.retire, "m", "1.0.0")
-    refused(VersionNotActive, desk, bindings.rollback, "s", to=1)
-    desk.do(releases.delete_version, "m", "1.0.0")
-    refused(VersionNotFound, desk, bindings.rollback, "s", to=1)
-    assert desk.bound("s") == ("m@1.1.0",)
-
-
-def test_a_service_made_anew_does_not_roll_back_into_its_predecessor(desk: Desk) -> None:
-    """The revisions of a deleted service are history; only by number does one come back."""
-    desk.model("m", "1.0.0", "1.1.0")
-    desk.service("s", to("m@1.0.0"))
-    desk.do(bindings.delete_service, "s")
-    desk.clock.advance(1)
-    made = replace(a_service("s", to("m@1.1.0")), created_at=desk.now)
-    assert desk.do(bindings.create_service, made).service.revision.n == 2
-    refused(NothingToRollBack, desk, bindings.rollback, "s")
-    assert desk.do(bindings.rollback, "s", to=1).service.revision.targets == (to("m@1.0.0"),)
-
-
-def test_the_history_says_which_version_answered_at_a_time(desk: Desk) -> None:
-    """Through switches, moved aliases, floating targets, splits, rollbacks and the end; each a line, none a gap."""
-    desk.model("m", "1.0.0", "1.1.0")
-    desk.do(releases.put_alias, "m", "x", "1.0.0", expected_from=None, check=False)
-    desk.service("s", to("m@1.0.0"))
-    steps: list[tuple[tuple[Any, ...], dict[str, Any], tuple[str, ...]]] = [
-        ((bindings.switch_version, "s"), {"model": None, "version": "1.1.0", "alias": None}, ("m@1.1.0",)),
-        ((bindings.switch_version, "s"), {"model": None, "version": None, "alias": "x"}, ("m@1.0.0",)),
-        ((releases.put_alias, "m", "x", "1.1.0"), {"expected_from": None, "check": False}, ("m@1.1.0",)),
-        ((bindings.update_service, "s", {}, {"targets": (to("m"),)}), {}, ("m@1.1.0",)),
-        ((releases.create_version, "m", "2.0.0", {}), {}, ("m@2.0.0",)),
-        ((releases.deprecate, "m", "2.0.0"), {"force": True}, ("m@1.1.0",)),
-        (
-            (bindings.update_service, "s", {}, {"targets": (to("m@1.0.0", 30), to("m@1.1.0", 70))}),
-            {},
-            ("m@1.0.0", "m@1.1.0"),
-        ),
-        ((bindings.rollback, "s"), {}, ("m@1.1.0",)),
-        ((releases.delete_model, "m"), {"force": True}, ()),
-    ]
-    expected = [(desk.now, ("m@1.0.0",))]
-    for args, kwargs, versions in steps:
-        desk.clock.advance(60)
-        desk.do(*args, **kwargs)
-        expected.append((desk.now, versions))
-    history = desk.database.read_sync(store.bindings, "s")
-    for moment, versions in expected:
-        for at in (moment, moment + timedelta(seconds=59)):
-            line = binding_at(history, at)
-            assert line is not None
-            assert line.versions == versions, (at, line)
-            assert line.by == ANN.id
-    assert binding_at(history, expected[0][0] - timedelta(seconds=1)) is None
-    desk.clock.advance(60)
-    desk.do(bindings.delete_service, "s")
-    history = desk.database.read_sync(store.bindings, "s")
-    assert binding_at(history, desk.now) is None
-    check_integrity(desk.database, desk.rules)
-
-
-def test_a_change_that_leaves_what_a_service_means_writes_no_history(desk: Desk) -> None:
-    """Its name, its publication, or another model."""
-    desk.model("m")
-    desk.service("s", to("m"))
-    desk.do(bindings.update_service, "s", {"name": "other", "pinned": True}, {})
-    desk.do(bindings.set_published, "s", published=True)
-    desk.model("n")
-    desk.do(releases.update_version, "m", "1.0.0", {"release_notes": "x"})
-    assert len(desk.database.read_sync(store.bindings, "s")) == 1
-
-
-def test_publishing_twice_is_one_change(desk: Desk) -> None:
-    """And so is taking back."""
-    desk.service("s")
-    for published in (True, False):
-        desk.do(bindings.set_published, "s", published=published)
-        before = entries(desk.database)
-        desk.do(bindings.set_published, "s", published=published)
-        assert entries(desk.database) == before
-
-
-# --- licences ---
-
-
-@pytest.mark.parametrize("deployment", ["private", "research", "commercial"])
-def test_the_licence_gate_refuses_to_bind_what_may_not_be_used(server: Opener, deployment: str) -> None:
-    """A commercial deployment refuses what is not cleared for it, and says why; the others bind it."""
-    desk = server(deployment=deployment)
-    desk.model("free", licence="Apache-2.0")
-    desk.model("bound", licence="FLUX-1-dev-non-commercial", commercial_use=False)
-    desk.service("s", to("free"))
-    actions: list[tuple[Any, ...]] = [
-        (bindings.create_service, a_service("t", to("bound"))),
-        (bindings.update_service, "s", {}, {"targets": (to("bound"),)}),
-        (bindings.update_service, "s", {}, {"fallback": (link("bound"),)}),
-        (bindings.update_service, "s", {}, {"shadow": to("bound")}),
-    ]
-    for command, *args in actions:
-        if deployment == "commercial":
-            assert "commercial" in str(refused(LicenceRefused, desk, command, *args))
-        else:
-            desk.do(command, *args)
-
-
-def test_a_licence_is_judged_by_each_server_on_its_own_rules(server: Opener) -> None:
-    """What a private server bound, a commercial one on the same database passes over and says why."""
-    private, commercial = server(), server(deployment="commercial")
-    private.model("bound", commercial_use=False)
-    private.model("free", licence="MIT")
-    private.service("s", to("bound"), fallback=(link("free"),))
-    decision = decide(commercial.see(), Request(service="s"))
-    assert (decision.model, decision.reason) == ("free", Reason.FALLBACK_UNAVAILABLE)
-    assert "licence" in str(decision.chain[0].error)
-    assert decide(private.see(), Request(service="s")).model == "bound"
-
-
-# --- what ships ---
-
-
-def test_what_ships_is_written_once_and_only_into_an_empty_registry(server: Opener, database: Database) -> None:
-    """Two servers that start together seed once; whoever deleted all of it does not get it back."""
-    desks = [server(), server(deployment="commercial")]
-    seeded: list[bool] = []
-    run_together([lambda desk=desk: seeded.append(database.run_sync(seed, desk.registry, desk.now)) for desk in desks])
-    assert sorted(seeded) == [False, True]
-    seen = desks[0].see()
-    assert {"chat", "speech-to-text"} <= {entry.model.task for entry in seen.models.values()}
-    assert facts(seen) == facts(loaded_anew(database, desks[0].rules))
-    assert {entry.action for entry in entries(database)} == {"models.seed", "services.seed"}
-    assert {entry.actor for entry in entries(database)} == {SYSTEM.id}
-    for service in seen.services.values():
-        assert len(database.read_sync(store.bindings, service.id)) == 1
-    check_integrity(database, desks[0].rules)
-    for service_id in list(seen.services):
-        desks[0].do(bindings.delete_service, service_id, force=True)
-    for model_id in list(seen.models):
-        desks[0].do(releases.delete_model, model_id, force=True)
-    assert not database.run_sync(seed, desks[1].registry, desks[1].now)
-    assert desks[1].see().models == {}
-
-
-# --- two servers ---
-
-
-def run_together(calls: list[Callable[[], Any]]) -> None:
-    """Run each call on a thread of its own, all starting at once; raise what any of them raised."""
-    barrier = threading.Barrier(len(calls))
-    failed: list[BaseException] = []
-
-    def run(call: Callable[[], Any]) -> None:
-        barrier.wait()
-        try:
-            call()
-        except Exception as error:  # noqa: BLE001 - raised again on the test's own thread
-            failed.append(error)
-
-    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
-
-
-def test_another_server_catches_up_with_every_kind_of_change(server: Opener) -> None:
-    """After each change here, what the other sees is what a fresh start would load."""
-    here, there = server(), server()
-    there.see()
-    prepare(here)
-    for command, args, kwargs, _ in CHANGES.values():
-        if command in (releases.delete_version, bindings.delete_service) or command is bindings.rollback:
-            continue
-        try:
-            here.do(command, *args, **kwargs)
-        except (Conflict, NotFound):
-            continue
-        assert facts(there.see()) == facts(here.see()) == facts(loaded_anew(here.database, here.rules))
-    here.do(bindings.delete_service, "s")
-    here.do(releases.delete_model, "m", force=True)
-    assert facts(there.see()) == facts(here.see()) == facts(loaded_anew(here.database, here.rules))
-    assert "m" not in there.see().models
-
-
-def test_a_rule_is_judged_on_what_the_other_server_wrote(server: Opener) -> None:
-    """A server that never looked since still knows it when it writes."""
-    here, there = server(), server()
-    there.see()
-    here.model("m", *(f"1.{n}.0" for n in range(5)))
-    with pytest.raises(ActiveVersionLimitExceeded):
-        there.do(releases.create_version, "m", "2.0.0", {})
-    here.service("s", to("m@1.0.0"))
-    with pytest.raises(VersionInUse):
-        there.do(releases.delete_version, "m", "1.0.0")
-
-
-def test_two_servers_that_write_at_once_miss_nothing(server: Opener) -> None:
-    """Eight threads through two registries: no change is lost, both end where a fresh start does, the cap holds."""
-    desks = [server(on_limit="deprecate-oldest") for _ in range(2)]
-    for name in "ab":
-        desks[0].model(name)
-        desks[1].service(f"s-{name}", to(name))
-
-    def work(number: int) -> None:
-        desk, name = desks[number % 2], "ab"[number % 4 // 2]
-        for step in range(6):
-            made = f"1.{number + 1}.{step}"
-            desk.do(releases.create_version, name, made, {})
-            desk.do(releases.put_alias, name, f"x{number % 3}", made, expected_from=None, check=False)
-            config = {"thread": number, "step": step}
-            desk.do(bindings.update_service, f"s-{name}", {"description": made}, {"config": config})
-            desk.see()
-
-    start = len(entries(desks[0].database))
-    run_together([lambda number=number: work(number) for number in range(8)])
-    fresh = facts(loaded_anew(desks[0].database, desks[0].rules))
-    assert facts(desks[0].see()) == facts(desks[1].see()) == fresh
-    written = [entry.action for entry in entries(desks[0].database)[start:]]
-    assert {action: written.count(action) for action in set(written) - {"versions.deprecate"}} == {
-        "versions.create": 48,
-        "aliases.put": 48,
-        "services.update": 48,
-    }
-    check_integrity(desks[0].database, desks[0].rules)
-
-
-@pytest.mark.parametrize("on_limit", ["refuse", "deprecate-oldest"])
-def test_twenty_creators_at_once_never_pass_the_limit(server: Opener, on_limit: str) -> None:
-    """From two servers; with the policy nobody is refused, and what a service uses stays active."""
-    desks = [server(on_limit=on_limit) for _ in range(2)]
-    desks[0].model("m")
-    desks[0].service("s", to("m@1.0.0"))
-    refused_: list[str] = []
-
-    def create(number: int) -> None:
-        try:
-            desks[number % 2].do(releases.create_version, "m", f"2.{number}.0", {})
-        except ActiveVersionLimitExceeded as error:
-            refused_.append(error.code)
-
-    run_together([lambda number=number: create(number) for number in range(20)])
-    statuses = [one.version.status.value for one in desks[1].see().models["m"].candidates.values()]
-    assert statuses.count("active") == 5
-    assert len(refused_) == (16 if on_limit == "refuse" else 0)
-    assert desks[1].status("m@1.0.0") == "active"
-    check_integrity(desks[0].database, desks[0].rules)
-
-
-def test_one_of_two_who_swap_an_alias_wins(server: Opener) -> None:
-    """Both saw 1.0.0; exactly one of them moves it."""
-    desks = [server(), server()]
-    desks[0].model("m", "1.0.0", "1.1.0", "1.2.0")
-    desks[0].do(releases.put_alias, "m", "x", "1.0.0", expected_from=None, check=True)
-    outcome: list[str] = []
-
-    def swap(desk: Desk, to_: str) -> None:
-        try:
-            desk.do(releases.put_alias, "m", "x", to_, expected_from="1.0.0", check=True)
-            outcome.append("moved")
-        except AliasMoved:
-            outcome.append("refused")
-
-    run_together([lambda i=i: swap(desks[i % 2], f"1.{i % 2 + 1}.0") for i in range(6)])
-    assert sorted(outcome) == ["moved"] + ["refused"] * 5
-    check_integrity(desks[0].database, desks[0].rules)
-
-
-# --- a change that did not happen ---
-
-
-def test_what_was_rolled_back_was_never_seen(desk: Desk) -> None:
-    """A transaction with several changes that fails at its end leaves the registry as it was, then and later."""
-    desk.model("m")
-    before = facts(desk.see())
-
-    def fail(connection: Any) -> None:
-        desk.registry.write(connection, releases.create_version, ANN, desk.now, "m", "2.0.0", {})
-        desk.registry.write(connection, releases.create_model, ANN, desk.now, a_model("n"), a_version("n"))
-        desk.registry.write(connection, releases.put_alias, ANN, desk.now, "n", "x", "1.0.0", **ANYHOW)
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        desk.database.run_sync(fail)
-    assert facts(desk.see()) == before
-    desk.do(releases.update_model, "m", {"name": "other"})
-    desk.model("o")
-    assert set(desk.see().models) == {"m", "o"}
-    assert facts(desk.see()) == facts(loaded_anew(desk.database, desk.rules))
-
-
-ANYHOW: dict[str, Any] = {"expected_from": None, "check": False}
-
-
-def test_several_changes_in_one_transaction_see_each_other(desk: Desk) -> None:
-    """A later one is judged on what the earlier ones did, and all of them arrive."""
-
-    def both(connection: Any) -> None:
-        desk.registry.write(connection, releases.create_model, ANN, desk.now, a_model("n"), a_version("n"))
-        desk.registry.write(connection, bindings.create_service, ANN, desk.now, a_service("s", to("n@1.0.0")))
-
-    desk.database.run_sync(both)
-    assert desk.bound("s") == ("n@1.0.0",)
-    assert facts(desk.see()) == facts(loaded_anew(desk.database, desk.rules))
-
-
-def test_a_refused_change_leaves_no_trace(desk: Desk) -> None:
-    """A command that fails after it has written some of its rows leaves none of them."""
-    desk.model("m")
-
-    def half(change: Change) -> None:
-        releases.create_version(change, "m", "2.0.0", {})
-        raise VersionInUse("no")
-
-    refused(VersionInUse, desk, half)
-    assert len(rows(desk.database, tables.versions)) == 1
-
-
-# --- the snapshot in memory ---
-
-pytest_anyio = pytest.mark.anyio
-
-
-@pytest_anyio
-async def test_the_registry_is_read_again_only_when_something_changed(desk: Desk) -> None:
-    """Asking twice gives the very same snapshot; a change of anybody on this server gives a new one."""
-    registry = desk.registry
-    first = await registry.current()
-    assert await registry.current() is first
-    await desk.database.run(registry.write, releases.create_model, ANN, desk.now, a_model("m"), a_version("m"))
-    second = await registry.current()
-    assert second is not first
-    assert "m" in second.models
-    assert await registry.current() is second
-
-
-@pytest_anyio
-async def test_whoever_wrote_sees_it_although_somebody_else_is_reading(desk: Desk) -> None:
-    """While one request reads what changed, no other is answered with what was there before."""
-    import asyncio
-
-    registry, database = desk.registry, desk.database
-    await registry.current()
-    reading, released = threading.Event(), threading.Event()
-
-    class Slow:
-        """The database, whose first read takes its state and then waits."""
-
-        def __init__(self) -> None:
-            self.waits = True
-
-        async def read(self, function: Callable[..., Any]) -> Any:
-            def held(connection: Any) -> Any:
-                found = function(connection)
-                if self.waits:
-                    self.waits = False
-                    reading.set()
-                    assert released.wait(20)
-                return found
-
-            return await database.read(held)
-
-    registry._database = Slow()  # type: ignore[assignment]
-    await database.run(registry.write, releases.create_model, ANN, desk.now, a_model("m"), a_version("m"))
-    somebody = asyncio.create_task(registry.current())
-    await asyncio.to_thread(reading.wait, 20)
-    writer = asyncio.create_task(registry.current())
-    await asyncio.sleep(0)
-    released.set()
-    assert "m" in (await writer).models
-    assert "m" in (await somebody).models
-
-
-@pytest_anyio
-async def test_a_read_that_failed_is_tried_again(desk: Desk) -> None:
-    """A look that could not be taken leaves the registry to be looked at."""
-
-    class Broken:
-        async def read(self, function: Callable[..., Any]) -> Any:
-            raise InterruptedError
-
-    registry = desk.registry
-    desk.model("m")
-    registry._database, kept = Broken(), registry._database  # type: ignore[assignment]
-    with pytest.raises(InterruptedError):
-        await registry.current()
-    registry._database = kept
-    assert "m" in (await registry.current()).models
-
-
-def test_a_closed_registry_hears_nothing(database: Database) -> None:
-    """Its subscription ends with it."""
-    registry = Registry(database, RegistryRules())
-    registry.close()
-    assert database.notices._subscribers("registry") == []

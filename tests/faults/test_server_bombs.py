@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 import pytest
@@ -16,6 +15,7 @@ from corpus.audio import AUDIO
 from corpus.images import IMAGES
 from corpus.specimen import Specimen
 from corpus.video import VIDEO
+from support.memory import resident
 from support.process import ServerProcess, serving
 from support.scrub import check_error
 
@@ -65,7 +65,7 @@ def watched(server: ServerProcess) -> Iterator[Watch]:
                 started = time.monotonic()
                 assert client.get("/health").status_code == 200
                 watch.health_s.append(time.monotonic() - started)
-                watch.peak_bytes = max(watch.peak_bytes, memory_of_tree(server.pid))
+                watch.peak_bytes = max(watch.peak_bytes, resident(server.pid))
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -74,30 +74,6 @@ def watched(server: ServerProcess) -> Iterator[Watch]:
     finally:
         over.set()
         thread.join(60)
-
-
-def memory_of_tree(pid: int) -> int:
-    """Return the resident bytes of a process and all its descendants that are its own (what is shared counts once)."""
-    total = 0
-    for one in [pid, *descendants(pid)]:
-        try:
-            rollup = Path(f"/proc/{one}/smaps_rollup").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
-    return total
-
-
-def descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text().split()]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for child in children:
-            found += [child, *descendants(child)]
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +102,7 @@ def upload(server: ServerProcess, bomb: Specimen) -> tuple[httpx.Response, float
 
 def test_bombs_are_refused_soon_and_disturb_nobody(limited: ServerProcess) -> None:
     """Each is 4xx within two seconds; /health goes on answering, and memory does not grow by what they unpack to."""
-    before = memory_of_tree(limited.pid)
+    before = resident(limited.pid)
     with watched(limited) as watch:
         for bomb in BOMBS:
             if bomb.name == SCANS:
@@ -145,7 +121,7 @@ def test_bombs_are_refused_soon_and_disturb_nobody(limited: ServerProcess) -> No
 def test_work_without_end_is_cut_off_at_its_time(limited: ServerProcess) -> None:
     """A picture of 3000 scans over the same pixels is refused when the decoder's time is up; others are served."""
     (bomb,) = (one for one in IMAGES if one.name == SCANS)
-    before = memory_of_tree(limited.pid)
+    before = resident(limited.pid)
     with watched(limited) as watch:
         answer, seconds = upload(limited, bomb)
     assert answer.status_code == 413
@@ -159,7 +135,7 @@ def test_bombs_at_the_same_time_do_not_add_up(limited: ServerProcess) -> None:
     """Eight large pictures at once wait for their turn: the server's memory stays within the bound of the few."""
     bombs = [one for one in IMAGES if one.name in ("png-13300-square-rgba", "png-idat-bomb", "jpeg-icc-10-mb")]
     contents = [bomb.build() for bomb in bombs]
-    before = memory_of_tree(limited.pid)
+    before = resident(limited.pid)
     statuses: list[int] = []
 
     def send(content: bytes) -> None:

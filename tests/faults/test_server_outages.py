@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from support.api import Running, running
 from support.servers import PostgresServer
+from support.waiting import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.postgres, pytest.mark.fault]
 
@@ -35,9 +37,11 @@ def gone(postgres: PostgresServer, how: signal.Signals = signal.SIGINT) -> Itera
 
 async def healed(server: Running, seconds: float = 30) -> None:
     """Wait until the server is healthy again: it finds its database by itself."""
-    async with asyncio.timeout(seconds):
-        while (await server.anonymous.get("/health")).status_code != 200:
-            await asyncio.sleep(0.05)
+
+    async def answers() -> bool:
+        return (await server.anonymous.get("/health")).status_code == 200
+
+    await eventually(answers, seconds=seconds)
 
 
 async def test_without_its_database_the_server_says_so_and_comes_back(
@@ -97,17 +101,18 @@ async def test_what_was_accepted_survives_a_crash_of_the_database(
             if answer.status_code == 201:
                 accepted.append(name)
 
+    async def more_than(count: int) -> bool:
+        return len(accepted) > count
+
     async with asyncio.TaskGroup() as group:
         for number in range(4):
             group.create_task(write(number))
-        while len(accepted) < 20:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: more_than(20))
         before = len(accepted)
         await asyncio.to_thread(postgres_server.stop, signal.SIGQUIT)
         await asyncio.to_thread(postgres_server.start)
         await healed(server)
-        while len(accepted) < before + 20:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: more_than(before + 20))
         over.set()
     found = set()
     cursor: str | None = ""
@@ -135,9 +140,11 @@ async def test_revocation_works_after_an_outage(
         await healed(server)
         key_id = (await user.get("/whoami")).json()["key_id"]
         assert (await server.admin.delete(f"/keys/{key_id}")).status_code == 204
-        async with asyncio.timeout(10):
-            while (await there.get("/whoami")).status_code != 401:
-                await asyncio.sleep(0.05)
+
+        async def refused() -> bool:
+            return (await there.get("/whoami")).status_code == 401
+
+        await eventually(refused, seconds=10)
 
 
 async def test_a_database_that_hangs_is_told_in_time(server: Running, postgres_server: PostgresServer) -> None:

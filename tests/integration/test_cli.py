@@ -390,3 +390,22 @@ class TestDatabase:
         wrong = command("db", "downgrade", "no-such-step", *home)
         assert wrong.code == REFUSED
         assert "Traceback" not in wrong.err
+
+
+def test_a_lost_admin_key_is_made_anew_by_who_owns_the_home(tmp_path: Path) -> None:
+    """`keys recover` refuses while the server runs; with the server stopped, its key is an admin's."""
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "serai", "keys", "recover", "--home", str(home)]
+    with serving(home) as server:
+        lost = server.admin_key
+        refused = subprocess.run(command, check=False, capture_output=True, text=True, env=environment())
+        assert refused.returncode == 4, refused.stderr
+        server.terminate()
+        server.wait()
+    recovered = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
+    assert "admin.key" in recovered.stdout
+    with serving(home) as server:
+        assert server.admin_key != lost
+        with server.client() as client:
+            assert client.get("/whoami").json()["role"] == "admin"
+            assert client.post("/audit/verify").json()["ok"] is True

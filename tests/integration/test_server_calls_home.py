@@ -29,7 +29,8 @@ def note(event, where):
 
 def hook(event, args):
     if event in WATCHED:
-        note(event, [list(part) if isinstance(part, tuple) else str(part or "") for part in args if not hasattr(part, "fileno")])
+        told = [part for part in args if not hasattr(part, "fileno")]
+        note(event, [list(part) if isinstance(part, tuple) else str(part or "") for part in told])
 
 note("start", [])
 sys.addaudithook(hook)
@@ -126,7 +127,7 @@ ADDRESS = re.compile(r'sa_family=(AF_\w+)(?:.*?(?:inet_addr\(|inet_pton\(AF_INET
 
 
 def test_no_system_call_reaches_outside(tmp_path: Path) -> None:
-    """The kernel's own record, of compiled libraries and of every child: no address but loopback's and sockets' paths."""
+    """The kernel's own record, of compiled libraries and every child: no address but loopback's and sockets' paths."""
     tracer = shutil.which("strace")
     if tracer is None:
         if os.environ.get("CI"):

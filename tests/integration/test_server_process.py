@@ -17,6 +17,7 @@ from serai.settings import load
 from support.process import ServerProcess, connect, exchange, head, receive, run_serve, send, serving
 from support.scrub import check_error
 from support.servers import free_port
+from support.waiting import wait_until
 
 MISCONFIGURED = 4
 MIB = 2**20
@@ -209,14 +210,6 @@ def listens(server: ServerProcess) -> bool:
     return True
 
 
-def wait_until(true: "object", seconds: float = 15) -> None:
-    """Wait for what another process does: there is no event of it here."""
-    deadline = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 PLANTED = {
     "password": "canary-password-5Jq",
     "new password": "canary-new-password-8Ks",
@@ -230,7 +223,7 @@ PLANTED = {
 
 
 def test_planted_secrets_are_found_nowhere(tmp_path: Path) -> None:
-    """Keys, passwords, secrets, tokens and cookies: in no log at level debug, not plain in the database, in no answer."""
+    """Keys, passwords, tokens and cookies: in no log at level debug, not plain in the database, in no answer."""
     home = tmp_path / "home"
     settings = {
         "log_level": "debug",

@@ -11,7 +11,7 @@ MAX_LEVELS = 4
 
 @dataclass(frozen=True)
 class Position:
-    """One place. `kind`: path, query, header or body; `types`: the JSON types that are right there, of what is known."""
+    """One place. `kind`: path, query, header or body; `types`: the JSON types that are right there."""
 
     method: str
     path: str

@@ -5,12 +5,14 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, Self
 
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from serai import audit
 from serai.audit import Actor, Entry
 from serai.clock import ManualClock
+from serai.errors import SeraiError
 from serai.registry import bindings, releases
 from serai.registry.model import Model
 from serai.registry.registry import Registry
@@ -86,6 +88,19 @@ class Desk:
 
 
 VERSION_FIELDS = frozenset(Version.__dataclass_fields__) - {"licence", "tags", "benchmarks"}
+
+
+Opener = Callable[..., Desk]
+
+
+def refused(error: type[SeraiError], desk: Desk, command: Callable[..., Any], *args: Any, **kwargs: Any) -> SeraiError:
+    """Assert that a command is refused with that error, and that nothing at all has changed by it."""
+    before = entries(desk.database), facts(desk.see())
+    with pytest.raises(error) as caught:
+        desk.do(command, *args, **kwargs)
+    assert (entries(desk.database), facts(desk.see())) == before
+    assert facts(loaded_anew(desk.database, desk.rules)) == before[1]
+    return caught.value
 
 
 def facts(snapshot: RegistrySnapshot) -> dict[str, Any]:

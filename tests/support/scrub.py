@@ -13,8 +13,8 @@ LEAKS: Final = {
     "a file of source": re.compile(r"\b[\w/-]+\.(?:py|so|db|sock)\b"),
     "a traceback": re.compile(r"Traceback|\bline \d+, in\b|most recent call last"),
     "SQL": re.compile(
-        r"\bSELECT\b|\bINSERT INTO\b|\bDELETE FROM\b|\bUPDATE \w+ SET\b|\bWHERE \w+ ?[=<>]|\bVALUES ?\(|UNIQUE constraint"
-        r"|violates \w+|relation \"|syntax error at"
+        r"\bSELECT\b|\bINSERT INTO\b|\bDELETE FROM\b|\bUPDATE \w+ SET\b|\bWHERE \w+ ?[=<>]|\bVALUES ?\("
+        r"|UNIQUE constraint|violates \w+|relation \"|syntax error at"
     ),
     "the name of a library": re.compile(
         r"\b(?:sqlalchemy|sqlite3?|psycopg|pydantic|starlette|fastapi|uvicorn|httptools|msgspec|pil|pillow|pyav|ffmpeg"

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any, get_args
 
@@ -185,13 +185,13 @@ class TestHeartbeat:
         """Comments come while the source waits; every frame comes, once, in order."""
         gate = asyncio.Event()
 
-        async def frames() -> AsyncIterator[bytes]:
+        async def frames() -> AsyncGenerator[bytes, None]:
             yield b"1"
             await gate.wait()
             yield b"2"
 
         seen = []
-        async for frame in with_heartbeat(frames(), every_s=0.001):
+        async for frame in with_heartbeat(frames(), until=asyncio.Event(), every_s=0.001):
             seen.append(frame)
             if seen.count(HEARTBEAT) == 3:
                 gate.set()
@@ -203,25 +203,42 @@ class TestHeartbeat:
         """Whoever stops listening stops the work: the source's own cleanup has run."""
         ended: list[str] = []
 
-        async def frames() -> AsyncIterator[bytes]:
+        async def frames() -> AsyncGenerator[bytes, None]:
             try:
                 yield b"1"
                 await asyncio.Event().wait()
             finally:
                 ended.append("closed")
 
-        beating = with_heartbeat(frames(), every_s=0.001)
+        beating = with_heartbeat(frames(), until=asyncio.Event(), every_s=0.001)
         assert await anext(beating) == b"1"
         assert await anext(beating) == HEARTBEAT
-        await beating.aclose()  # type: ignore[attr-defined]
+        await beating.aclose()
+        assert ended == ["closed"]
+
+    async def test_a_server_that_stops_ends_it(self) -> None:
+        """The stream ends while the source still waits, and the source is closed; the client resumes elsewhere."""
+        stopping, ended = asyncio.Event(), list[str]()
+
+        async def frames() -> AsyncGenerator[bytes, None]:
+            try:
+                yield b"1"
+                await asyncio.Event().wait()
+            finally:
+                ended.append("closed")
+
+        beating = with_heartbeat(frames(), until=stopping, every_s=60)
+        assert await anext(beating) == b"1"
+        asyncio.get_running_loop().call_soon(stopping.set)
+        assert [frame async for frame in beating] == []
         assert ended == ["closed"]
 
     async def test_a_failure_of_the_source_comes_through(self) -> None:
         """An exception is not mistaken for the end."""
 
-        async def frames() -> AsyncIterator[bytes]:
+        async def frames() -> AsyncGenerator[bytes, None]:
             yield b"1"
             raise RuntimeError("broken")
 
         with pytest.raises(RuntimeError, match="broken"):
-            _ = [frame async for frame in with_heartbeat(frames())]
+            _ = [frame async for frame in with_heartbeat(frames(), until=asyncio.Event())]

@@ -151,6 +151,13 @@ def find_user(connection: Connection, name: str) -> User | None:
     return None if row is None else User.from_row(row)
 
 
+def find_admin(connection: Connection) -> User | None:
+    """Return the oldest admin that is not disabled, if there is one."""
+    admins = sa.select(users).where(users.c.role == Role.ADMIN.label, users.c.disabled_at.is_(None))
+    row = connection.execute(admins.order_by(users.c.id).limit(1)).first()
+    return None if row is None else User.from_row(row)
+
+
 def list_users(connection: Connection, *, limit: int, after: str | None) -> list[User]:
     """Return at most `limit` users in the order of their ids, behind `after`."""
     query = sa.select(users).order_by(users.c.id).limit(limit)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from serai.registry.legacy import Choices, Note
     from serai.settings import Settings
     from serai.storage.database import Connection, Database
+    from serai.storage.home import Home as HomeFolder
     from serai.storage.legacy import LegacyRows
 
 app = typer.Typer(help="The database: upgrade, downgrade, backup, restore, import-legacy.", no_args_is_help=True)
@@ -28,7 +29,7 @@ def upgrade(context: typer.Context, revision: str = "head", home: Home = None, c
     """Bring the schema up; a start of the server does so by itself."""
     from serai.storage import schema
 
-    with _opened(home, config, alone=True) as (database, _):
+    with opened(home, config, alone=True) as (database, _, _):
         before = database.read_sync(schema.current)
         schema.upgrade(database, revision)
         show(context, {"from": before, "to": database.read_sync(schema.current)})
@@ -39,7 +40,7 @@ def downgrade(context: typer.Context, revision: str, home: Home = None, config: 
     """Bring the schema down to REVISION; the server must be stopped."""
     from serai.storage import schema
 
-    with _opened(home, config, alone=True) as (database, _):
+    with opened(home, config, alone=True) as (database, _, _):
         before = database.read_sync(schema.current)
         schema.downgrade(database, revision)
         show(context, {"from": before, "to": database.read_sync(schema.current)})
@@ -52,7 +53,7 @@ def backup(context: typer.Context, destination: Path, home: Home = None, config:
     from serai.clock import SystemClock
     from serai.storage.backup import backup as write
 
-    with _opened(home, config, alone=False) as (database, settings):
+    with opened(home, config, alone=False) as (database, settings, _):
         manifest = write(database, settings.blobs_folder, destination, now=SystemClock().now(), version=__version__)
     rows = sum(table.rows for table in manifest.tables.values())
     told = {"backup": str(destination), "schema": manifest.schema, "rows": rows, "blobs": manifest.blobs}
@@ -66,7 +67,7 @@ def restore(context: typer.Context, source: Path, home: Home = None, config: Con
     """Load a backup into an empty database, of either kind; the server must be stopped."""
     from serai.storage.backup import restore as read
 
-    with _opened(home, config, alone=True) as (database, settings):
+    with opened(home, config, alone=True) as (database, settings, _):
         manifest = read(source, database, settings.blobs_folder)
     rows = sum(table.rows for table in manifest.tables.values())
     show(context, {"restored": str(source), "schema": manifest.schema, "rows": rows, "blobs": manifest.blobs})
@@ -91,7 +92,7 @@ def import_legacy(
 
     choices = Choices(tasks=_pairs(task), models=_pairs(rename_model), services=_pairs(rename_service))
     rows = read_legacy(source)
-    with _opened(home, config, alone=True) as (database, settings):
+    with opened(home, config, alone=True) as (database, settings, _):
         schema.upgrade(database)
         notes = _imported(database, settings, rows, choices, SystemClock().now(), dry_run=dry_run)
     show(context, [asdict(note) for note in notes], ("kind", "id", "note"))
@@ -141,8 +142,10 @@ def _pairs(given: list[str] | None) -> dict[str, str]:
 
 
 @contextmanager
-def _opened(home: Path | None, config: Path | None, *, alone: bool) -> Iterator[tuple["Database", "Settings"]]:
-    """Open the database; `alone` holds the home, so that no server runs on it meanwhile."""
+def opened(
+    home: Path | None, config: Path | None, *, alone: bool
+) -> Iterator[tuple["Database", "Settings", "HomeFolder"]]:
+    """Open the database that the settings name; `alone` holds the home, so that no server runs on it meanwhile."""
     from serai import settings as settings_module
     from serai.app import open_database
     from serai.storage.home import Home as HomeFolder
@@ -154,7 +157,7 @@ def _opened(home: Path | None, config: Path | None, *, alone: bool) -> Iterator[
     try:
         database = open_database(settings)
         try:
-            yield database, settings
+            yield database, settings, folder
         finally:
             database.close_sync()
     finally:

@@ -40,11 +40,14 @@ class Stage:
 
 def demo() -> None:
     """Start a server, do its main work on real input, check every answer, and stop it."""
+    from serai.cli import demo_registry
+
     steps: tuple[Callable[[Stage], str], ...] = (
         healthy,
         a_user_and_a_key,
         a_picture,
         a_bad_picture,
+        *demo_registry.STEPS,
         rehearsal,
         audited,
     )

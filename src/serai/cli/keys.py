@@ -1,5 +1,6 @@
 """`serai keys`: API keys."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -45,3 +46,22 @@ def revoke(context: typer.Context, key_id: str) -> None:
 
     Client(context).call("DELETE", f"/keys/{key_id}")
     show(context, {"revoked": key_id})
+
+
+@app.command()
+def recover(
+    context: typer.Context,
+    home: Annotated[Path | None, typer.Option(help="Folder of everything the server keeps.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
+) -> None:
+    """Make a new admin key when none is left; for whoever owns the home folder, with the server stopped."""
+    from serai.auth.first_start import recover as write
+    from serai.cli.database import opened
+    from serai.clock import SystemClock
+    from serai.ids import new_id
+    from serai.storage import schema
+
+    with opened(home, config, alone=True) as (database, _, folder):
+        schema.upgrade(database)
+        path = write(database, folder, SystemClock(), new_id)
+    show(context, {"written": str(path)})

@@ -8,6 +8,7 @@ import msgspec
 
 from serai.registry import checks, store
 from serai.registry.errors import NothingToRollBack, ServiceNotFound, VersionInUse
+from serai.registry.model import check_task
 from serai.registry.registry import Change
 from serai.registry.service import FallbackEntry, Revision, Service, Target
 from serai.registry.snapshot import RegistrySnapshot
@@ -27,6 +28,7 @@ class Written:
 
 def create_service(change: Change, service: Service) -> Written:
     """Add a service. Raises ServiceAlreadyExists, NameCollision, and what `checks.check_service` raises."""
+    check_task(service.task)
     checks.check_new_service(change.snapshot, service.id)
     n = store.last_revision(change.connection, service.id) + 1
     service = replace(service, revision=replace(service.revision, n=n), version_updated_at=change.at)

@@ -18,7 +18,7 @@ from serai.audit import SYSTEM
 from serai.errors import SeraiError
 from serai.registry import checks, store
 from serai.registry.errors import NameCollision, VersionAlreadyExists
-from serai.registry.legacy_conversion import Choices, Family, Import, Note, convert, refused
+from serai.registry.legacy_conversion import Choices, Import, ImportedModel, Note, convert, refused
 from serai.registry.reference import lookup_key
 from serai.registry.registry import Change, Registry
 from serai.registry.service import Service
@@ -41,8 +41,8 @@ def import_legacy(
 def _import(change: Change, rows: LegacyRows, choices: Choices) -> tuple[Note, ...]:
     wanted = convert(rows.models, rows.services, choices, change.snapshot.rules, at=change.at, by=change.by)
     _run(_name_checks(change, wanted))
-    for family in wanted.families:
-        _put_family(change, family)
+    for one in wanted.models:
+        _put_model(change, one)
     snapshot = change.reload()
     # A service is bound already, so it may keep a version that is deprecated.
     _run(partial(checks.check_service, snapshot, service, before=service) for service in wanted.services)
@@ -64,22 +64,22 @@ def _run(wanted: Iterable[Callable[[], object]]) -> None:
 
 
 def _name_checks(change: Change, wanted: Import) -> Iterator[Callable[[], object]]:
-    for family in wanted.families:
-        yield partial(checks.check_new_model, change.snapshot, family.model)
-        yield partial(_check_unused_numbers, change, family)
-    models = (family.model for family in wanted.families)
+    for one in wanted.models:
+        yield partial(checks.check_new_model, change.snapshot, one.model)
+        yield partial(_check_unused_numbers, change, one)
+    models = (one.model for one in wanted.models)
     arriving = {lookup_key(name) for model in models for name in (model.id, *model.lookup_names)}
     for service in wanted.services:
         yield partial(checks.check_new_service, change.snapshot, service.id)
         yield partial(_check_apart, service, arriving)
 
 
-def _check_unused_numbers(change: Change, family: Family) -> None:
-    used, _ = store.version_numbers(change.connection, family.model.id)
-    again = sorted(set(used) & {version.version for version in family.versions})
+def _check_unused_numbers(change: Change, one: ImportedModel) -> None:
+    used, _ = store.version_numbers(change.connection, one.model.id)
+    again = sorted(set(used) & {version.version for version in one.versions})
     if again:
         numbers = ", ".join(again)
-        raise VersionAlreadyExists(f"The model {family.model.id!r} had {numbers} here, and no number is used again.")
+        raise VersionAlreadyExists(f"The model {one.model.id!r} had {numbers} here, and no number is used again.")
 
 
 def _check_apart(service: Service, names: set[str]) -> None:
@@ -87,14 +87,14 @@ def _check_apart(service: Service, names: set[str]) -> None:
         raise NameCollision(f"The service {service.id!r} has the name of a model that is imported with it.")
 
 
-def _put_family(change: Change, family: Family) -> None:
-    _, last = store.version_numbers(change.connection, family.model.id)
-    store.put_model(change.connection, family.model)
-    for version in family.versions:
+def _put_model(change: Change, one: ImportedModel) -> None:
+    _, last = store.version_numbers(change.connection, one.model.id)
+    store.put_model(change.connection, one.model)
+    for version in one.versions:
         store.put_version(change.connection, replace(version, seq=last + version.seq))
-    versions = [{"version": version.version, "status": version.status.value} for version in family.versions]
-    after = {**msgspec.to_builtins(family.model), "versions": versions}
-    change.audit("models.import", "model", family.model.id, after=after)
+    versions = [{"version": version.version, "status": version.status.value} for version in one.versions]
+    after = {**msgspec.to_builtins(one.model), "versions": versions}
+    change.audit("models.import", "model", one.model.id, after=after)
 
 
 def _put_service(change: Change, service: Service) -> None:

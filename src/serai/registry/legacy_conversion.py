@@ -68,7 +68,7 @@ class Choices:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
+class ImportedModel:
     """One model with its versions, the earliest release first."""
 
     model: Model
@@ -79,7 +79,7 @@ class Family:
 class Import:
     """What is to be written, and what is to be said of it."""
 
-    families: tuple[Family, ...]
+    models: tuple[ImportedModel, ...]
     services: tuple[Service, ...]
     notes: tuple[Note, ...]
 
@@ -112,14 +112,14 @@ class _Conversion:
         rows_of: dict[str, list[Row]] = {}
         for row in models:
             rows_of.setdefault(read.text(row["model_id"]), []).append(row)
-        families = {old: self._family(old, rows) for old, rows in rows_of.items()}
-        bound = [service for row in services if (service := self._service(row, families)) is not None]
-        self._check_names("models", (family.model.id for family in families.values()))
+        made = {old: self._imported(old, rows) for old, rows in rows_of.items()}
+        bound = [service for row in services if (service := self._service(row, made)) is not None]
+        self._check_names("models", (one.model.id for one in made.values()))
         self._check_names("services", (service.id for service in bound))
         self._tell_the_rest(models, services)
-        return Import(families=tuple(families.values()), services=tuple(bound), notes=tuple(self._notes))
+        return Import(models=tuple(made.values()), services=tuple(bound), notes=tuple(self._notes))
 
-    def _family(self, old: str, rows: list[Row]) -> Family:
+    def _imported(self, old: str, rows: list[Row]) -> ImportedModel:
         model_id = self._id("model", old, self._choices.models)
         versions = [self._version(model_id, row) for row in rows]
         for number, count in Counter(version.version for version in versions).items():
@@ -134,7 +134,7 @@ class _Conversion:
         versions.sort(key=lambda version: (version.created_at, parse(version.version)))
         self._note("model", model_id, "has " + ", ".join(f"{one.version} ({one.status})" for one in versions))
         numbered = (replace(version, seq=seq) for seq, version in enumerate(versions, start=1))
-        return Family(model=model, versions=tuple(numbered))
+        return ImportedModel(model=model, versions=tuple(numbered))
 
     def _model(self, old: str, model_id: str, row: Row) -> Model:
         names: tuple[str, ...] = ()
@@ -196,15 +196,15 @@ class _Conversion:
             )
         )
 
-    def _service(self, row: Row, families: Mapping[str, Family]) -> Service | None:
+    def _service(self, row: Row, made: Mapping[str, ImportedModel]) -> Service | None:
         old, model = read.text(row["service_id"]), read.text(row["model_id"])
         service_id = self._id("service", old, self._choices.services)
-        family = families.get(model)
-        if family is None:
+        one = made.get(model)
+        if one is None:
             self.problems.append(f"The service {old!r} names the model {model!r}, which is not there.")
             return None
-        number = self._bound_version(old, family, read.text(row.get("model_version")))
-        target = Target(model=family.model.id, version=number)
+        number = self._bound_version(old, one, read.text(row.get("model_version")))
+        target = Target(model=one.model.id, version=number)
         stamps = self._stamps(service_id, row)
         revision = Revision(
             service_id=service_id,
@@ -217,7 +217,7 @@ class _Conversion:
         service = Service(
             id=service_id,
             name=read.text(row.get("name")) or old,
-            task=family.model.task,
+            task=one.model.task,
             description=read.text(row.get("service_description") or row.get("description")),
             hardware=read.text(row.get("hardware_description")),
             revision=revision,
@@ -232,9 +232,9 @@ class _Conversion:
         self._note("service", service_id, f"answers with {target.reference}")
         return service
 
-    def _bound_version(self, service: str, family: Family, named: str) -> str | None:
+    def _bound_version(self, service: str, one: ImportedModel, named: str) -> str | None:
         """Return the version that the service's model had: the one it names, or the only one there is."""
-        numbers = [version.version for version in family.versions]
+        numbers = [version.version for version in one.versions]
         if not named and len(numbers) == 1:
             return numbers[0]
         number = read.semver(named) if named else ""

@@ -75,8 +75,8 @@ class Limits(Value, frozen=True, kw_only=True):
     queue_length: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
 
 
-class Health(Value, frozen=True, kw_only=True):
-    """What the last check found."""
+class Health(Value, frozen=True, kw_only=True, omit_defaults=False):
+    """What the last check found; told in full, also where nothing was checked yet."""
 
     status: Literal["unknown", "healthy", "degraded", "unhealthy"] = "unknown"
     checked_at: datetime | None = None

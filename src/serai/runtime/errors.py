@@ -13,7 +13,7 @@ class DoesNotFit(Unavailable):
 class QueueFull(Unavailable):
     """Too many requests wait, in all or of this caller; `retry_after` is set."""
 
-    code = "QUEUE_FULL"
+    code = "MODEL_QUEUE_FULL"
     default_hint = "Wait for the seconds in Retry-After, then try again."
 
 

@@ -1,7 +1,7 @@
 """Who waits, and in which order: callers take turns, and nobody is passed over for ever."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serai.runtime.model import Limits, Request, UnitId, UnitSpec
 
@@ -28,6 +28,25 @@ class Waiting:
     @property
     def specs(self) -> tuple[UnitSpec, ...]:
         return self.request.units
+
+
+@dataclass(slots=True)
+class Holds:
+    """What overdue requests keep from the others, while one event is handled."""
+
+    turns: set[UnitId] = field(default_factory=set)
+    """Units whose next lease belongs to an overdue request."""
+    victims: set[UnitId] = field(default_factory=set)
+    """Units that are to become idle and be evicted; only admitted requests may still use them."""
+    devices: set[str] = field(default_factory=set)
+    """Where nobody else may load."""
+    threads: bool = False
+
+    def bar(self, waiting: Waiting) -> bool:
+        """Return whether a request must leave its ready units to one that is overdue."""
+        if waiting.units & self.turns or (waiting.units & self.victims and not waiting.admitted):
+            return True
+        return self.threads and any(spec.threads for spec in waiting.specs)
 
 
 class Line:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from serai.errors import SeraiError
 from serai.registry.errors import CandidateInCooldown
@@ -11,7 +11,7 @@ from serai.runtime import arbiter
 from serai.runtime.errors import DoesNotFit, ModelUnloaded, QueueFull, QueueTimeout
 from serai.runtime.estimate import Estimator
 from serai.runtime.ledger import Coming, Ledger
-from serai.runtime.line import Line, Waiting
+from serai.runtime.line import Holds, Line, Waiting
 from serai.runtime.model import (
     Device,
     Effect,
@@ -27,25 +27,6 @@ from serai.runtime.model import (
     UnitState,
     Unload,
 )
-
-
-@dataclass(slots=True)
-class _Holds:
-    """What overdue requests keep from the others, while one event is handled."""
-
-    turns: set[UnitId] = field(default_factory=set)
-    """Units whose next lease belongs to an overdue request."""
-    victims: set[UnitId] = field(default_factory=set)
-    """Units that are to become idle and be evicted; only admitted requests may still use them."""
-    devices: set[str] = field(default_factory=set)
-    """Where nobody else may load."""
-    threads: bool = False
-
-    def bar(self, waiting: Waiting) -> bool:
-        """Return whether a request must leave its ready units to one that is overdue."""
-        if waiting.units & self.turns or (waiting.units & self.victims and not waiting.admitted):
-            return True
-        return self.threads and any(spec.threads for spec in waiting.specs)
 
 
 class Scheduler:
@@ -197,7 +178,7 @@ class Scheduler:
         self._line.age(now)
         self._drop_orphans()
         self._shrink()
-        holds = _Holds()
+        holds = Holds()
         order = self._line.order()
         self._serve_overdue([waiting for waiting in order if waiting.overdue_since is not None], holds, now)
         others = [waiting for waiting in order if waiting.overdue_since is None]
@@ -217,7 +198,7 @@ class Scheduler:
         effects, self._effects = tuple(self._effects), []
         return effects
 
-    def _serve_overdue(self, overdue: Iterable[Waiting], holds: _Holds, now: float) -> None:
+    def _serve_overdue(self, overdue: Iterable[Waiting], holds: Holds, now: float) -> None:
         """Grant or admit, longest first; what cannot be served yet gets everything that it needs kept for it."""
         for waiting in overdue:
             if self._ledger.are_ready(waiting.units):
@@ -235,7 +216,7 @@ class Scheduler:
                     holds.victims.update(planned.then.evict)
                     holds.devices.update(device for _, device in planned.then.place)
 
-    def _serve_ready(self, others: Iterable[Waiting], holds: _Holds, now: float) -> set[UnitId]:
+    def _serve_ready(self, others: Iterable[Waiting], holds: Holds, now: float) -> set[UnitId]:
         """Grant what needs no load; return the ready units that somebody still waits for."""
         awaited: set[UnitId] = set()
         for waiting in others:
@@ -247,7 +228,7 @@ class Scheduler:
                 awaited |= waiting.units
         return awaited
 
-    def _admit_others(self, others: Iterable[Waiting], holds: _Holds, awaited: set[UnitId], now: float) -> None:
+    def _admit_others(self, others: Iterable[Waiting], holds: Holds, awaited: set[UnitId], now: float) -> None:
         """Begin the loads for which there is room without taking away what somebody waits for."""
         tried: set[frozenset[UnitId]] = set()
         for waiting in others:
@@ -261,7 +242,7 @@ class Scheduler:
                 tried.add(waiting.units)
 
     def _plan(
-        self, waiting: Waiting, holds: _Holds, keep: set[UnitId], now: float
+        self, waiting: Waiting, holds: Holds, keep: set[UnitId], now: float
     ) -> arbiter.Plan | arbiter.Wait | None:
         """Admit a request if there is a plan; return the plan, or None where it was refused or its devices are kept."""
         targets = [self._ledger.known(spec) for spec in waiting.specs]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
 from support.api import Running, running
 
 pytestmark = pytest.mark.anyio

@@ -23,6 +23,7 @@ from serai.api.protocol import BoundedProtocol
 from support.api import running
 from support.process import Answer, ServerProcess, connect, exchange, head, parse, receive, send
 from support.scrub import check_error
+from support.waiting import wait_until
 
 SECRET = b"a secret for signing that the tests know"
 KIB, MIB = 2**10, 2**20
@@ -270,14 +271,6 @@ def test_a_client_that_closes_its_side_is_served_or_let_go(spawned: ServerProces
             send(connection, request)
             connection.shutdown(socket.SHUT_WR)
             judged(receive(connection), 0, 200)
-
-
-def wait_until(true: Any, seconds: float = 10) -> None:
-    """Wait for what another process does: there is no event of it here."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def png(side: int) -> bytes:

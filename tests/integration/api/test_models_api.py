@@ -432,13 +432,12 @@ async def test_two_versions_are_compared(admin: httpx.AsyncClient) -> None:
     told = await said(admin.get("/models/m/versions/1.0.0/diff/1.1.0"))
     assert (told["before"], told["after"], told["identical"]) == ("1.0.0", "1.1.0", False)
     assert [one["name"] for one in told["fields"]] == ["capabilities"]
-    (file,) = told["files"]
-    assert (file["path"], file["change"]) == ("w", "changed")
+    assert (told["files"]["changed"], told["files"]["added"], told["files"]["removed"]) == (["w"], [], [])
     (row,) = told["benchmarks"]
     assert (row["before"], row["after"], row["change"]) == (1.0, 2.0, 1.0)
     assert told["breaking"] == ["It can no longer do tools."]
     same = await said(admin.get("/models/m/versions/1.0.0/diff/1.0.0"))
-    assert (same["identical"], same["fields"], same["files"], same["breaking"]) == (True, [], [], [])
+    assert (same["identical"], same["fields"], same["files"]["same"], same["breaking"]) == (True, [], ["w"], [])
 
 
 # --- who uses it ---

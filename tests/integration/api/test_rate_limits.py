@@ -10,8 +10,10 @@ import httpx
 import limits.aio.storage.memory
 import limits.aio.strategies
 import pytest
+
 from support.api import Running, running
 from support.servers import RedisServer
+from support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -147,11 +149,3 @@ async def shares(user: httpx.AsyncClient, elsewhere: httpx.AsyncClient) -> bool:
     if 429 in (here.status_code, there.status_code):
         return False  # still its own count, which is used up
     return int(here.headers["x-ratelimit-remaining"]) - int(there.headers["x-ratelimit-remaining"]) == 1
-
-
-async def eventually(*conditions: object, seconds: float = 15) -> None:
-    """Wait until every condition holds: when a server finds Redis again is its own affair."""
-    async with asyncio.timeout(seconds):
-        for condition in conditions:
-            while not await condition():  # type: ignore[operator]
-                await asyncio.sleep(0.1)

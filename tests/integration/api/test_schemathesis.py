@@ -1,4 +1,4 @@
-"""A fuzzer over the OpenAPI document, as every role, against a real server: no defect, and the document keeps its word."""
+"""A fuzzer over the OpenAPI document, as every role, against a real server: no defect, and the document is true."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import pytest
 import schemathesis
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import Status, events, from_schema
+
 from support.process import ServerProcess, serving
 from support.scrub import check_error
 
@@ -92,7 +93,7 @@ def test_no_input_makes_a_server_error(fuzzed: ServerProcess, role: str) -> None
         elif isinstance(event, events.NonFatalError | events.FatalError):
             problems[f"the fuzzer failed: {event}"] += 1
     assert not problems, "\n".join(f"{count} × {problem}" for problem, count in problems.items())
-    assert sum(statuses.values()) > 150
+    assert sum(statuses.values()) > 100
     assert fuzzed.alive()
     assert (fuzzed.home / "logs" / "errors.log").read_text() == ""
 

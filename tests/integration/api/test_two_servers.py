@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from support.api import Running, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.postgres]

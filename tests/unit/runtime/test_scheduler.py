@@ -157,6 +157,42 @@ def test_the_resident_model_goes_first_within_a_bound(limits: dict[str, float], 
     assert granted(core.on_ready(B.id, 31.0)) == ["switch"]
 
 
+def test_the_overdue_gets_threads_that_are_never_free_together() -> None:
+    """Two narrow units that are always busy in turn make way for a wide one that has waited long enough."""
+    core = scheduler(budget=30)
+    wide, one, two = unit("wide", threads=2), unit("one", threads=1), unit("two", threads=1)
+    loaded(core, wide, one, two)
+    core.on_request(request("one", one), 0.0)
+    core.on_request(request("two", two), 0.0)
+    core.on_request(request("wide", wide, caller="y"), 0.0)
+    core.on_done("one", 11.0)
+    assert granted(core.on_request(request("next", one, caller="z"), 11.0)) == []
+    assert granted(core.on_done("two", 12.0)) == ["wide"]
+
+
+def test_the_overdue_gets_units_that_are_never_free_together() -> None:
+    """The free half of a set is kept for a request that has waited long enough for both."""
+    core = scheduler(budget=20)
+    loaded(core, A, B)
+    core.on_request(request("a", A), 0.0)
+    core.on_request(request("b", B), 0.0)
+    core.on_request(request("both", A, B, caller="y"), 0.0)
+    core.on_done("a", 11.0)
+    assert granted(core.on_request(request("next", A, caller="z"), 11.0)) == []
+    assert granted(core.on_done("b", 12.0)) == ["both"]
+
+
+def test_the_overdue_gets_the_free_bytes_of_its_device() -> None:
+    """Nobody else loads into the room that a request which has waited long enough is going to need."""
+    core = scheduler()
+    loaded(core, A)
+    core.on_request(request("a", A), 0.0)
+    core.on_request(request("big", unit("big", 9), caller="y"), 0.0)
+    assert only(Load, core.on_request(request("small", SMALL, caller="z"), 11.0)) == []
+    assert only(Unload, core.on_done("a", 12.0)) == [Unload(unit=A.id)]
+    assert [load.unit.id.weights for load in only(Load, core.on_unload(A.id, 13.0))] == ["big"]
+
+
 def test_callers_take_turns() -> None:
     """A caller with many requests waiting is served alternately with one who comes later."""
     core = scheduler()
@@ -214,6 +250,19 @@ def test_drain_lets_leases_end() -> None:
     assert granted(core.on_request(request("next", A), 3.0)) == []
     assert only(Unload, core.on_done("r", 4.0)) == [Unload(unit=A.id)]
     assert only(Load, core.on_unload(A.id, 5.0)) == [Load(unit=A, device="cpu", bytes=6)]
+
+
+def test_a_set_with_a_draining_unit_waits_whole() -> None:
+    """Nothing of the set is loaded before the draining unit is idle; then all of it, and the lease follows."""
+    core = scheduler()
+    loaded(core, A)
+    core.on_request(request("r", A), 1.0)
+    core.unload(A.id, 2.0)
+    assert only(Load, core.on_request(request("both", A, SMALL, caller="y"), 3.0)) == []
+    loads = [*only(Load, core.on_done("r", 4.0)), *only(Load, core.on_unload(A.id, 5.0))]
+    assert {load.unit.id for load in loads} == {A.id, SMALL.id}
+    core.on_ready(A.id, 6.0)
+    assert granted(core.on_ready(SMALL.id, 7.0)) == ["both"]
 
 
 def test_force_revokes_leases() -> None:
