@@ -98,11 +98,12 @@ def sqlite_path(tmp_path: Path, sqlite_template: Path) -> Path:
 
 
 @pytest.fixture
-def postgres_url(request: pytest.FixtureRequest) -> str:
+def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a migrated, empty PostgreSQL database of this test alone."""
     server: PostgresServer = request.getfixturevalue("postgres_server")
-    number = next(_NUMBERS)
-    return server.create(f"test_{number}", template="template_serai")
+    name = f"test_{next(_NUMBERS)}"
+    yield server.create(name, template="template_serai")
+    server.drop(name)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])

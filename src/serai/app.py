@@ -119,8 +119,7 @@ async def open_parts(
     stack.callback(invalidate_on_notices(cache, database))
     outbound, decoder = _open_doors(settings, clock, stack)
     await first_start(database, home, clock, new_id)
-    passwords, tokens = Passwords(), Tokens(_jwt_secrets(settings, home))
-    secret_key = _secrets_key(settings, home)
+    passwords, secret_key = Passwords(), _secrets_key(settings, home)
     parts = Parts(
         settings=settings,
         clock=clock,
@@ -135,11 +134,12 @@ async def open_parts(
         decoder=decoder,
         passwords=passwords,
         secrets=SecretStore(secret_key, {name: value.get_secret_value() for name, value in settings.secrets.items()}),
-        callers=Callers(database, tokens, passwords, clock),
+        callers=Callers(database, Tokens(_jwt_secrets(settings, home)), passwords, clock),
         limiter=_limiter(settings, clock, stack),
         registry=await _open_registry(settings, database, clock, stack),
         runners=_runners(settings, database, blobs, runners),
         feed=_open_feed(database, stack),
+        writes=GroupedWrites(database),
         webhook_master=hmac.digest(secret_key.encode(), b"serai webhooks v1", "sha256"),
         checks=_checks(database, cache, settings),
     )
@@ -281,7 +281,7 @@ def _start_jobs(stack: AsyncExitStack, parts: Parts, home: Home) -> None:
     )
     run_parts = RunParts(
         database=parts.database,
-        writes=GroupedWrites(parts.database),
+        writes=parts.writes,
         clock=parts.clock,
         feed=parts.feed,
         folder=home.folder("jobs"),

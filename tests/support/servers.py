@@ -80,6 +80,13 @@ class PostgresServer:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.url(name)
 
+    def drop(self, name: str) -> None:
+        """Remove the database `name`, whoever is connected to it."""
+        import psycopg
+
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
     def url(self, name: str) -> str:
         """Return the URL of the database `name`."""
         return f"postgresql://serai@{LOOPBACK}:{self.port}/{name}"

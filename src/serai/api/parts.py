@@ -13,6 +13,7 @@ from serai.clock import Clock
 from serai.decode.decoder import Decoder
 from serai.ids import NewId
 from serai.jobs.feed import Feed
+from serai.jobs.group import GroupedWrites
 from serai.jobs.runner import Runners
 from serai.outbound import Outbound
 from serai.registry.registry import Registry
@@ -43,6 +44,8 @@ class Parts:
     registry: Registry
     runners: Runners
     feed: Feed
+    writes: GroupedWrites
+    """Where small writes of many callers share a commit."""
     webhook_master: bytes
     """Signs webhooks, through a secret of each owner's."""
     stopping: asyncio.Event

@@ -89,7 +89,7 @@ async def enqueue(
     )
     if is_rehearsal(request):
         raise Rehearsed.of("jobs.enqueue", "job", new.id, after={"kind": new.kind, "priority": new.priority})
-    job = await parts.database.run(store.enqueue, parts.clock, new)
+    job = await parts.writes.run(store.enqueue, parts.clock, new)
     return _accepted(job)
 
 
