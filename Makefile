@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two processes: the machines that this is developed on have two cores, and more would only wait.
 WORKERS ?= 2
 
-.PHONY: setup demo serve test test-gpu lint bench soak clean
+.PHONY: setup demo serve test test-gpu lint docs bench soak clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,9 @@ lint: setup  ## formatting, style, types, layers
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup  ## write what is generated from the code: the reference, serai.toml.example
+	$(BIN)/python docs/generate.py
 
 bench: setup  ## the benchmarks; prints tables, writes JSON into out/
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done

@@ -304,25 +304,28 @@ def test_force_puts_the_services_right(desk: Desk) -> None:
     """Targets, shadow and links to what goes are taken out, the weights that are left make 100, all in one change."""
     desk.model("m", "1.0.0", "1.1.0", "1.2.0")
     desk.do(releases.put_alias, "m", "x", "1.0.0", expected_from=None, check=False)
-    shadowed = a_service("s", to("m@1.0.0", 60), to("m@1.1.0", 30), to("m@1.2.0", 10), shadow=to("m@:x"))
+    shadowed = a_service("s", to("m@1.0.0", 60), to("m@1.1.0", 13), to("m@1.2.0", 27), shadow=to("m@:x"))
     desk.do(bindings.create_service, shadowed)
     desk.service("alone", to("m@:x"), fallback=(link("m@1.0.0"), link("m@1.1.0"), link("service:s")))
+    desk.service("idle", to("m@1.0.0", 100), to("m@1.1.0", 0))
     desk.service("other", to("m@1.1.0"))
     mark = len(entries(desk.database))
     desk.do(releases.delete_version, "m", "1.0.0", force=True)
     services = desk.see().services
     assert [(target.reference, target.weight) for target in services["s"].revision.targets] == [
-        ("m@1.1.0", 75),
-        ("m@1.2.0", 25),
+        ("m@1.1.0", 33),
+        ("m@1.2.0", 67),
     ]
     assert services["s"].revision.shadow is None
     assert services["alone"].revision.targets == ()
     assert services["alone"].revision.fallback == (link("m@1.1.0"), link("service:s"))
+    assert services["idle"].revision.targets == (to("m@1.1.0", 100),)
     assert services["other"].revision.n == 1
     assert "x" not in desk.see().models["m"].aliases
     assert sorted((entry.action, entry.object_id) for entry in entries(desk.database)[mark:]) == [
         ("aliases.delete", "m@x"),
         ("services.detach", "alone"),
+        ("services.detach", "idle"),
         ("services.detach", "s"),
         ("versions.delete", "m@1.0.0"),
     ]

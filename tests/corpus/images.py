@@ -125,10 +125,10 @@ def webp_canvas(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def scan_bomb(scans: int) -> bytes:
-    """Return a progressive JPEG of 4000 × 4000 whose last scan comes again and again."""
+def scan_bomb(scans: int, side: int = 4000) -> bytes:
+    """Return a progressive JPEG, `side` × `side`, whose last scan comes again and again."""
     out = io.BytesIO()
-    Image.new("L", (4000, 4000), 128).save(out, "JPEG", progressive=True)
+    Image.new("L", (side, side), 128).save(out, "JPEG", progressive=True)
     whole = out.getvalue()
     last = whole.rindex(b"\xff\xda")
     return whole[:-2] + whole[last:-2] * scans + b"\xff\xd9"

@@ -22,7 +22,8 @@ def host_is_ours(host: str, settings: Settings) -> bool:
     name = _host_name(host)
     if name is None:
         return False
-    if name in _LOOPBACK_NAMES or name == settings.host.lower() or name in settings.allowed_hosts:
+    allowed = {allowed.lower() for allowed in (settings.host, *settings.allowed_hosts)}
+    if name in _LOOPBACK_NAMES or name in allowed:
         return True
     if settings.public_url is not None and name == urlsplit(settings.public_url).hostname:
         return True

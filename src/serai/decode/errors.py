@@ -39,6 +39,7 @@ _TEXTS: dict[Reason, tuple[type[InvalidInput], str]] = {
     "no_picture": (UnsupportedMedia, "The file holds no video."),
     "no_sound": (UnsupportedMedia, "The file holds no sound."),
     "pixels": (MediaTooLarge, "The picture or video has more pixels than are allowed."),
+    "scans": (MediaTooLarge, "The picture repeats its scans more often than is allowed."),
     "duration": (MediaTooLarge, "The recording is longer than is allowed."),
     "streams": (MediaTooLarge, "The recording has more tracks than are allowed."),
     "channels": (MediaTooLarge, "The recording has more channels than are allowed."),

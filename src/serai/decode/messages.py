@@ -17,6 +17,7 @@ Reason = Literal[
     "no_picture",
     "no_sound",
     "pixels",
+    "scans",
     "duration",
     "streams",
     "channels",

@@ -1,7 +1,8 @@
 """Services over HTTP: bindings, switches, rollbacks, histories, explanations; and the rehearsal of every change."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -405,6 +406,50 @@ async def test_what_ships_can_be_listed_and_explained(app: Running) -> None:
             assert answer.status_code == 200, answer.text
     models = (await said(app.admin.get("/models?limit=200")))["items"]
     assert {"chat", "speech-to-text", "lip-sync"} <= {model["task"] for model in models}
+
+
+async def test_every_time_is_told_in_utc_wherever_the_server_stands(
+    app: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine in Tehran, what was made just now is told as now, in UTC, with its zone."""
+    monkeypatch.setenv("TZ", "Asia/Tehran")
+    time.tzset()
+    try:
+        started = datetime.now(UTC)
+        await prepare(app.admin)
+        await said(app.admin.patch("/models/m/versions/1.2.0/deprecate"))
+        told = [
+            await said(app.admin.get(path))
+            for path in (
+                "/models/m?version=1.2.0",
+                "/services/s",
+                "/services/s/history",
+                "/models/m/aliases/x",
+                "/audit",
+            )
+        ]
+        ended = datetime.now(UTC)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    found = [text for one in told for text in times_in(one)]
+    assert len(found) > 20
+    assert all(text.endswith("Z") for text in found)
+    made = [datetime.fromisoformat(text) for text in times_in(told[:4])]
+    assert all(started <= moment <= ended for moment in made)
+
+
+def times_in(value: Any) -> Iterator[str]:
+    """Yield every time in an answer, wherever it stands."""
+    if isinstance(value, dict):
+        for name, member in value.items():
+            if isinstance(member, str) and (name.endswith("_at") or name in ("at", "since", "until")):
+                yield member
+            else:
+                yield from times_in(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from times_in(member)
 
 
 # --- who may ---

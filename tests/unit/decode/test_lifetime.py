@@ -19,7 +19,7 @@ from serai.errors import SeraiError
 pytestmark = [pytest.mark.anyio, pytest.mark.fault]
 
 PICTURE = saved("RGB", "PNG")
-BUSY = scan_bomb(20_000)
+BUSY = scan_bomb(190, side=7000)
 """Takes minutes to decode."""
 
 
