@@ -69,14 +69,15 @@ def test_a_new_version_may_be_based_on_an_older_one(desk: Desk) -> None:
 
 
 def test_leave_to_run_code_stays_with_the_source_it_was_given_for(desk: Desk) -> None:
-    """An admin allowed one source's code; a version or an edit with another source starts without that."""
+    """An admin allowed one source's code; a version or an edit with other weights or engine starts without that."""
     trusted = HubSource(repo="good/model", revision="a" * 40)
     other = HubSource(repo="evil/model", revision="b" * 40)
     desk.model("m", "1.0.0", source=trusted, allow_remote_code=True, allow_pickle=True)
-    same = desk.do(releases.create_version, "m", "1.1.0", {"engine": "x"})
+    same = desk.do(releases.create_version, "m", "1.1.0", {"quantization": "int8"})
     assert (same.allow_remote_code, same.allow_pickle) == (True, True)
-    moved = desk.do(releases.create_version, "m", "1.2.0", {"source": other})
-    assert (moved.allow_remote_code, moved.allow_pickle) == (False, False)
+    for number, changes in (("1.2.1", {"files": FILES}), ("1.2.2", {"engine": "x"}), ("1.2.3", {"source": other})):
+        moved = desk.do(releases.create_version, "m", number, changes, based_on="1.0.0", status=Status.DRAFT)
+        assert (moved.allow_remote_code, moved.allow_pickle) == (False, False)
     edited = desk.do(releases.update_version, "m", "1.0.0", {"source": other})
     assert (edited.allow_remote_code, edited.allow_pickle) == (False, False)
     told = desk.do(releases.create_version, "m", "1.3.0", {"source": trusted, "allow_remote_code": True})
@@ -362,6 +363,23 @@ def test_retiring_the_last_version_that_a_floating_target_means(desk: Desk) -> N
     assert decide(desk.see(), Request(service="s")).version == "1.0.0"
     desk.do(releases.retire, "m", "1.0.0", force=True)
     assert desk.bound("s") == ()
+    check_integrity(desk.database, desk.rules)
+
+
+def test_a_retired_version_takes_its_aliases_with_it(desk: Desk) -> None:
+    """Each with an event and an entry; the other aliases stay."""
+    desk.model("m", "1.0.0", "1.1.0")
+    for name, number in (("x", "1.0.0"), ("y", "1.0.0"), ("z", "1.1.0")):
+        desk.do(releases.put_alias, "m", name, number, expected_from=None, check=False)
+    desk.do(releases.deprecate, "m", "1.0.0")
+    mark = len(entries(desk.database))
+    desk.do(releases.retire, "m", "1.0.0")
+    assert desk.see().models["m"].aliases == {"z": "1.1.0"}
+    assert sorted((entry.action, entry.object_id) for entry in entries(desk.database)[mark:]) == [
+        ("aliases.delete", "m@x"),
+        ("aliases.delete", "m@y"),
+        ("versions.retire", "m@1.0.0"),
+    ]
     check_integrity(desk.database, desk.rules)
 
 

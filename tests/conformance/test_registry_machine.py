@@ -84,6 +84,8 @@ class Machine(RuleBasedStateMachine):
         for status in ("active", "draft"):
             self.create_version(0, 1, status)
         self.put_alias(1, "x", check=True, believed=True)
+        self.put_alias(3, "y", check=True, believed=True)
+        self.deprecate(2, force=False)
         self.create_service(0, ((("a", None, "x", 100),), ()))
         self.create_service(1, ((("a", None, None, 100),), ("s",)))
 

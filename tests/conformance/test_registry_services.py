@@ -18,6 +18,7 @@ from serai.registry.errors import (
     NothingToRollBack,
     ServiceNotFound,
     ServiceVersionSwitchError,
+    VersionInUse,
     VersionNotActive,
     VersionNotFound,
 )
@@ -54,6 +55,17 @@ def test_a_service_that_could_not_serve_is_refused(desk: Desk) -> None:
     desk.service("new", to("m"), required=("vision",))
 
 
+def test_a_retired_version_is_not_bound_although_its_model_is_switched_off(desk: Desk) -> None:
+    """Switching the model on again would not bring it back; a draft or a model that is off may still come."""
+    desk.model("m", "1.0.0", "1.1.0")
+    desk.do(releases.deprecate, "m", "1.0.0")
+    desk.do(releases.retire, "m", "1.0.0")
+    desk.do(releases.update_model, "m", {"active": False})
+    refused(VersionNotActive, desk, bindings.create_service, a_service("s", to("m@1.0.0")))
+    written = desk.service("s", to("m@1.1.0"))
+    assert "switched off" in written.warnings[0]
+
+
 def test_a_circle_of_fallbacks_is_refused_however_it_would_come_about(desk: Desk) -> None:
     """By a change and by a rollback; the services on the way are named."""
     desk.model("m")
@@ -66,6 +78,23 @@ def test_a_circle_of_fallbacks_is_refused_however_it_would_come_about(desk: Desk
     desk.do(bindings.update_service, "b", {}, {"fallback": ()})
     desk.do(bindings.update_service, "c", {}, {"fallback": (link("service:a"),)})
     refused(FallbackCycle, desk, bindings.rollback, "b")
+
+
+def test_a_service_that_goes_leaves_no_link_to_it(desk: Desk) -> None:
+    """Refused with the services that fall back on it; forced, they go on without the link, each with an entry."""
+    desk.model("m")
+    desk.service("s", to("m"))
+    desk.service("t", to("m"), fallback=(link("service:s"), link("m")))
+    desk.service("u", to("m"), fallback=(link("service:t"),))
+    assert refused(VersionInUse, desk, bindings.delete_service, "s").details == ["t"]
+    mark = len(entries(desk.database))
+    desk.do(bindings.delete_service, "s", force=True)
+    assert desk.see().services["t"].revision.fallback == (link("m"),)
+    assert [(entry.action, entry.object_id) for entry in entries(desk.database)[mark:]] == [
+        ("services.delete", "s"),
+        ("services.detach", "t"),
+    ]
+    check_integrity(desk.database, desk.rules)
 
 
 def test_a_service_keeps_what_it_promised_to_those_that_fall_back_on_it(desk: Desk) -> None:
@@ -263,9 +292,11 @@ def test_the_licence_gate_refuses_to_bind_what_may_not_be_used(start: Opener, de
     desk = start(deployment=deployment)
     desk.model("free", licence="Apache-2.0")
     desk.model("bound", licence="FLUX-1-dev-non-commercial", commercial_use=False)
+    desk.do(releases.create_version, "bound", "2.0.0", {}, status=Status.DRAFT)
     desk.service("s", to("free"))
     actions: list[tuple[Any, ...]] = [
         (bindings.create_service, a_service("t", to("bound"))),
+        (bindings.create_service, a_service("u", to("bound@2.0.0"))),
         (bindings.update_service, "s", {}, {"targets": (to("bound"),)}),
         (bindings.update_service, "s", {}, {"fallback": (link("bound"),)}),
         (bindings.update_service, "s", {}, {"shadow": to("bound")}),

@@ -9,6 +9,7 @@ The check stands in the route itself, behind the match: no spelling of a path ca
 Order: host and origin (guard), address limit, credential, rate, role and scope, parameters, body.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -26,10 +27,13 @@ from serai.audit import Actor
 from serai.auth.callers import NOBODY_ASKED
 from serai.auth.limits import Allowance
 from serai.auth.policy import PUBLIC, SCOPES, Access, Caller, Role, check_access
-from serai.errors import Forbidden, InvalidInput, RateLimited, Unauthenticated, Unavailable, UnsupportedMedia
+from serai.errors import Forbidden, InvalidInput, RateLimited, TooLarge, Unauthenticated, Unavailable, UnsupportedMedia
 from serai.telemetry.context import bind_caller, current_request_id
 
 COOKIE = "serai_session"
+_PUBLIC_BYTES = 16 * 1024
+"""The largest body that is taken from whom nobody knows."""
+_PARSED_AT_ONCE = 64 * 1024
 CSRF_HEADER = "x-csrf-token"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _ACCESS, _SCOPE = "x-serai-access", "x-serai-scope"
@@ -72,7 +76,8 @@ class SecuredRoute(APIRoute):
             check_access(caller, access, scope)
             _check_parameters(request, known)
             if has_body:
-                await _read_json(request, parts.settings.max_json_bytes)
+                most = parts.settings.max_json_bytes
+                await _read_json(request, min(most, _PUBLIC_BYTES) if access is PUBLIC else most)
             return await handle(request)
 
         return admit_then_handle
@@ -236,12 +241,23 @@ def _check_parameters(request: Request, known: frozenset[str]) -> None:
 
 async def _read_json(request: Request, max_bytes: int) -> None:
     """Parse the body here, where errors of ours pass; the framework then finds it parsed."""
-    body = await request.body()
-    if not body:
+    is_json = request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+    body = bytearray()
+    async for piece in request.stream():
+        if piece and not is_json:
+            raise UnsupportedMedia("The body must be JSON.", hint="Send 'Content-Type: application/json'.")
+        body += piece
+        if len(body) > max_bytes:
+            raise TooLarge(f"The JSON body of this call has at most {max_bytes} bytes.")
+    whole = bytes(body)
+    request._body = whole  # noqa: SLF001 - where the framework looks for what was read
+    if not whole:
         return
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMedia("The body must be JSON.", hint="Send 'Content-Type: application/json'.")
-    request._json = parse_json(body, max_bytes)  # noqa: SLF001 - where the framework looks for a parsed body
+    if len(whole) <= _PARSED_AT_ONCE:
+        value = parse_json(whole, max_bytes)
+    else:  # long enough to keep others waiting
+        value = await asyncio.to_thread(parse_json, whole, max_bytes)
+    request._json = value  # noqa: SLF001 - where the framework looks for a parsed body
 
 
 def _query_names(route: APIRoute) -> frozenset[str]:

@@ -13,8 +13,6 @@ from serai.storage.database import Connection
 P = ParamSpec("P")
 R = TypeVar("R")
 
-MAX_EFFECTS = 200
-
 
 class Rehearsed(Exception):
     """Leaves a transaction, and then the route, with what the change would have done."""
@@ -39,10 +37,9 @@ async def change(
         return await database.run(function, *args, **kwargs)
 
     def rehearse(connection: Connection) -> R:
-        start = audit.head(connection).seq
+        audit.take_effects(connection)
         function(connection, *args, **kwargs)
-        newest = audit.entries(connection, limit=MAX_EFFECTS)
-        raise Rehearsed([_told(entry) for entry in reversed(newest) if entry.seq > start])
+        raise Rehearsed(audit.take_effects(connection))
 
     return await database.run(rehearse)
 
@@ -50,13 +47,3 @@ async def change(
 async def on_rehearsed(request: Request, error: Exception) -> JSONResponse:
     """Answer a rehearsal: what would be in the audit log."""
     return JSONResponse({"dry_run": True, "changes": error.effects if isinstance(error, Rehearsed) else []})
-
-
-def _told(entry: audit.Entry) -> dict[str, Any]:
-    return {
-        "action": entry.action,
-        "object_kind": entry.object_kind,
-        "object_id": entry.object_id,
-        "before": entry.before,
-        "after": entry.after,
-    }

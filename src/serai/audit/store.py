@@ -19,6 +19,8 @@ from serai.storage.tables.base import to_microseconds
 from serai.storage.tables.log import audit
 
 GENESIS = "0" * 64
+EFFECTS = "serai_effects"
+"""Under this key a connection's `info` has what its transaction recorded so far; see `take_effects`."""
 _LOCK = 0x5E8A2
 
 # Made once: every change of anything runs them.
@@ -107,7 +109,15 @@ def record(
         "prev_hash": last.hash,
     }
     connection.execute(_APPEND, {**row, "hash": _hash(row)})
+    effect = {"action": action, "object_kind": kind, "object_id": object_id, "before": before, "after": after}
+    connection.info.setdefault(EFFECTS, []).append(effect)
     return last.seq + 1
+
+
+def take_effects(connection: Connection) -> list[dict[str, Any]]:
+    """Return and forget what was recorded on this connection in its transaction, in order."""
+    effects: list[dict[str, Any]] = connection.info.pop(EFFECTS, [])
+    return effects
 
 
 def head(connection: Connection) -> Head:

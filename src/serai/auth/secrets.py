@@ -81,7 +81,8 @@ class SecretStore:
     def delete(self, connection: Connection, name: str, actor: Actor, at: datetime) -> None:
         """Remove the secret. Raises SecretNotFound."""
         before = self.info(connection, name)
-        store.delete_secret(connection, name)
+        if not store.delete_secret(connection, name):
+            raise SecretNotFound(f"There is no secret {name}.")
         record(connection, actor, "secrets.delete", "secret", name, at=at, before={"origins": list(before.origins)})
 
     def info(self, connection: Connection, name: str) -> SecretInfo:

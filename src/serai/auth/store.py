@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
 from serai.audit import SYSTEM, Actor, record
@@ -268,12 +269,12 @@ def list_keys(connection: Connection, *, user_id: str | None, limit: int, after:
 def revoke_key(connection: Connection, key_id: str, actor: Actor, at: datetime) -> None:
     """End the key for good; revoking it again changes nothing. Raises KeyNotFound."""
     before = get_key(connection, key_id)
-    if before.revoked_at is not None:
+    announce(connection, TOPIC, key_id)
+    living = sa.update(api_keys).where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
+    if connection.execute(living.values(revoked_at=at)).rowcount == 0:
         return
-    connection.execute(sa.update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=at))
     after = get_key(connection, key_id)
     record(connection, actor, "keys.revoke", "key", key_id, at=at, before=before.audited(), after=after.audited())
-    announce(connection, TOPIC, key_id)
 
 
 def touch_keys(connection: Connection, used: dict[str, datetime]) -> None:
@@ -300,11 +301,11 @@ def put_secret(
 ) -> None:
     """Insert or replace the row of a secret."""
     values = {"ciphertext": ciphertext, "origins": origins, "updated_at": at, "updated_by": by}
-    updated = connection.execute(sa.update(secrets).where(secrets.c.name == name).values(**values))
-    if updated.rowcount == 0:
-        connection.execute(sa.insert(secrets).values(name=name, created_at=at, **values))
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    insert = dialect.insert(secrets).values(name=name, created_at=at, **values)
+    connection.execute(insert.on_conflict_do_update(index_elements=["name"], set_=values))
 
 
-def delete_secret(connection: Connection, name: str) -> None:
-    """Remove the row of a secret."""
-    connection.execute(sa.delete(secrets).where(secrets.c.name == name))
+def delete_secret(connection: Connection, name: str) -> bool:
+    """Remove the row of a secret; says whether there was one."""
+    return connection.execute(sa.delete(secrets).where(secrets.c.name == name)).rowcount > 0

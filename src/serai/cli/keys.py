@@ -54,14 +54,17 @@ def recover(
     home: Annotated[Path | None, typer.Option(help="Folder of everything the server keeps.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
 ) -> None:
-    """Make a new admin key when none is left; for whoever owns the home folder, with the server stopped."""
+    """Make a further admin key and write it to admin.key, for whoever owns the home; the server must be stopped."""
     from serai.auth.first_start import recover as write
     from serai.cli.database import opened
     from serai.clock import SystemClock
+    from serai.errors import ConfigurationError
     from serai.ids import new_id
     from serai.storage import schema
 
     with opened(home, config, alone=True) as (database, _, folder):
+        if database.read_sync(schema.current) is None:
+            raise ConfigurationError("There is no database here to make a key for.", hint="Name the home with --home.")
         schema.upgrade(database)
         path = write(database, folder, SystemClock(), new_id)
     show(context, {"written": str(path)})

@@ -64,11 +64,19 @@ def options(
 
 def main() -> None:
     """Run the command; an error of ours ends it with one line, its hint, and an exit code."""
-    from serai.errors import SeraiError
+    from serai.errors import ConfigurationError, InvalidInput, SeraiError
 
     try:
         app()
     except SeraiError as error:
         fail(error)
+    except UnicodeError:
+        fail(InvalidInput("An argument or a variable holds characters that are not text in UTF-8."))
+    except BrokenPipeError:  # whoever read the output has seen enough
+        sys.exit(0)
+    except OSError as error:
+        fail(
+            ConfigurationError(f"{error.filename or 'A file'}: {error.strerror}.", hint="Check the path and its owner.")
+        )
     except KeyboardInterrupt:
         sys.exit(130)

@@ -49,16 +49,21 @@ def add(connection: Connection, file: File, quota: int, actor: Actor) -> File:
         )
     used = links.usage(connection, file.owner_id)
     if used + file.size > quota:
-        raise QuotaExceeded(
-            f"This would take your files to {used + file.size} of {quota} bytes.",
-            hint="Remove files that are no longer needed, or ask an admin for a greater quota.",
-            details={"used_bytes": used, "quota_bytes": quota, "asked_bytes": file.size},
-        )
+        raise over_quota(used, quota, file.size)
     links.record(connection, Blob(digest=file.digest, size=file.size), file.created_at)
     links.link(connection, holder=file.id, digest=file.digest, owner_id=file.owner_id)
     connection.execute(sa.insert(files).values({column.name: getattr(file, column.name) for column in files.c}))
     record(connection, actor, "files.add", "file", file.id, at=file.created_at, after=file.audited())
     return file
+
+
+def over_quota(used: int, quota: int, asked: int) -> QuotaExceeded:
+    """Return the error for `asked` more bytes where `used` of `quota` are taken."""
+    return QuotaExceeded(
+        f"This would take your files to {used + asked} of {quota} bytes.",
+        hint="Remove files that are no longer needed, or ask an admin for a greater quota.",
+        details={"used_bytes": used, "quota_bytes": quota, "asked_bytes": asked},
+    )
 
 
 def get(connection: Connection, file_id: str, owner_id: str | None) -> File:
@@ -85,6 +90,7 @@ def list_files(connection: Connection, *, owner_id: str | None, limit: int, afte
 def remove(connection: Connection, file_id: str, owner_id: str | None, actor: Actor, at: datetime) -> None:
     """Remove the file; the collector removes its blob when nothing else holds it. Raises FileNotFound."""
     before = get(connection, file_id, owner_id)
-    connection.execute(sa.delete(files).where(files.c.id == file_id))
+    if connection.execute(sa.delete(files).where(files.c.id == file_id)).rowcount == 0:
+        raise FileNotFound("No such file.")
     links.unlink(connection, file_id)
     record(connection, actor, "files.remove", "file", file_id, at=at, before=before.audited())

@@ -70,12 +70,13 @@ def check_switch(snapshot: RegistrySnapshot, service: Service, model: str, versi
     entry = snapshot.find_model(model)
     if bound is None or entry is None or entry.model.id != bound.model:
         raise ServiceVersionSwitchError(
-            f"The service {service.id} is bound to {bound.model if bound else 'no model'}, not to {model}; "
-            "a switch changes the version alone.",
+            f"The service {service.id} is bound to {bound.model if bound else 'no model'}"
+            f"{f', not to {model}' if model else ''}; a switch changes the version alone.",
             details={"bound": bound.model if bound else None, "asked": model},
         )
     target = Target(model=entry.model.id, version=version)
-    _check_bindable(snapshot, _existing(snapshot, target), _keys(snapshot, service.revision))
+    # What only stands in the chain was not chosen to answer first: to bind it is a new binding.
+    _check_bindable(snapshot, _existing(snapshot, target), _target_keys(snapshot, service.revision))
     return target
 
 
@@ -335,6 +336,11 @@ def _means(snapshot: RegistrySnapshot, target: Target | FallbackEntry, model_id:
         return False
     candidate = snapshot.meant_by(target)
     return version is None or (candidate is not None and candidate.version.version == version)
+
+
+def _target_keys(snapshot: RegistrySnapshot, revision: Revision) -> frozenset[tuple[str, str]]:
+    meant = (snapshot.meant_by(target) for target in revision.targets)
+    return frozenset(candidate.key for candidate in meant if candidate is not None)
 
 
 def _keys(snapshot: RegistrySnapshot, revision: Revision) -> frozenset[tuple[str, str]]:

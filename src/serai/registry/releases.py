@@ -288,9 +288,12 @@ def _put(change: Change, action: str, before: Version, after: Version) -> Versio
     return after
 
 
+_LEAVE_IS_FOR = ("source", "adapters", "files", "engine")
+
+
 def _without_leave(version: Version, changes: Mapping[str, Any]) -> Mapping[str, Any]:
     """Leave to run a source's code was given for that source: another one starts without it, unless it is given too."""
-    moved = any(changes.get(name, getattr(version, name)) != getattr(version, name) for name in ("source", "adapters"))
+    moved = any(changes.get(name, getattr(version, name)) != getattr(version, name) for name in _LEAVE_IS_FOR)
     return {"allow_remote_code": False, "allow_pickle": False, **changes} if moved else changes
 
 

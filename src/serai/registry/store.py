@@ -57,7 +57,20 @@ _SERVICES = _queries(
 _NUMBERS = sa.select(tables.versions.c.version, tables.versions.c.seq).where(
     tables.versions.c.model_id == sa.bindparam("of_id")
 )
+
+
+def _has_version(*statuses: Status) -> sa.ColumnElement[bool]:
+    versions = tables.versions.c
+    return sa.exists().where(versions.model_id == tables.models.c.id, versions.status.in_([s.value for s in statuses]))
+
+
+_NOT_ONLY_OLD = sa.or_(~_has_version(Status.DEPRECATED, Status.RETIRED), _has_version(Status.DRAFT, Status.ACTIVE))
 _LAST_ENTRY = sa.select(sa.func.max(audit.c.seq))
+_CHANGED = (
+    sa.select(audit.c.object_kind, audit.c.object_id)
+    .where(audit.c.seq > sa.bindparam("after"), audit.c.seq <= sa.bindparam("last"), audit.c.object_kind.in_(KINDS))
+    .distinct()
+)
 _FORGET_NAMES = sa.delete(tables.names).where(
     tables.names.c.kind == sa.bindparam("of_kind"), tables.names.c.target_id == sa.bindparam("of_id")
 )
@@ -84,12 +97,9 @@ def changes_since(connection: Connection, seq: int) -> tuple[int, set[str], set[
     last = connection.execute(_LAST_ENTRY).scalar_one() or 0
     if last == seq:
         return last, set(), set()
-    found = sa.select(audit.c.object_kind, audit.c.object_id).where(
-        audit.c.seq > seq, audit.c.seq <= last, audit.c.object_kind.in_(KINDS)
-    )
     models: set[str] = set()
     services: set[str] = set()
-    for kind, object_id in connection.execute(found.distinct()):
+    for kind, object_id in connection.execute(_CHANGED, {"after": seq, "last": last}):
         (services if kind == "service" else models).add(object_id.partition("@")[0])
     return last, models, services
 
@@ -275,8 +285,7 @@ def find_models(
     if version_status is not None:
         query = query.where(_has_version(version_status))
     elif not include_deprecated:
-        past, present = (Status.DEPRECATED, Status.RETIRED), (Status.DRAFT, Status.ACTIVE)
-        query = query.where(sa.or_(~_has_version(*past), _has_version(*present)))
+        query = query.where(_NOT_ONLY_OLD)
     return list(connection.execute(query).scalars())
 
 
@@ -320,11 +329,6 @@ def is_empty(connection: Connection) -> bool:
     return connection.execute(sa.select(tables.models.c.id).limit(1)).first() is None
 
 
-def _has_version(*statuses: Status) -> sa.ColumnElement[bool]:
-    versions = tables.versions.c
-    return sa.exists().where(versions.model_id == tables.models.c.id, versions.status.in_([s.value for s in statuses]))
-
-
 def _tag_key(tag: str) -> str:
     """Return the form of a tag in the column, in which '|' stands between tags alone."""
     return tag.lower().replace("\\", "\\\\").replace("|", "\\p")
@@ -357,11 +361,8 @@ def _put(connection: Connection, table: sa.Table, row: Mapping[str, Any]) -> Non
 
 
 def _add_alias_event(connection: Connection, event: AliasEvent) -> None:
-    connection.execute(
-        sa.insert(tables.alias_events).values(
-            {column.name: getattr(event, column.name) for column in tables.alias_events.c}
-        )
-    )
+    row = {column.name: getattr(event, column.name) for column in tables.alias_events.c}
+    connection.execute(sa.insert(tables.alias_events), row)
 
 
 def _document(value: Any, left_out: frozenset[str] | set[str]) -> str:

@@ -81,7 +81,9 @@ def open_postgresql(
         execution_options={"origin": origin},
     )
     reader = engine.execution_options(postgresql_readonly=True, isolation_level="REPEATABLE READ")
-    database = Database(engine, reader, write_threads=pool_size, read_threads=pool_size)
+    # Both share the pool; writers that wait for a lock must leave connections to the readers.
+    writing = max(1, pool_size // 2)
+    database = Database(engine, reader, write_threads=writing, read_threads=max(1, pool_size - writing))
     if listen:
         conninfo = target.set(drivername="postgresql").render_as_string(hide_password=False)
         database.notices.listen(

@@ -78,7 +78,11 @@ class Database:
             except exc.DBAPIError as error:
                 if attempt < _ATTEMPTS and _sqlstate(error) in _DEADLOCK_STATES:
                     continue
-                raise _translate(error) from error
+                translated = _translate(error)
+                if isinstance(translated, DatabaseUnavailable):
+                    # The commit may have happened and its answer been lost: take anything as changed.
+                    self.notices.dispatch_gap()
+                raise translated from error
             except (exc.TimeoutError, OverflowError, UnicodeEncodeError) as error:
                 raise _translate(error) from error
             for notice in announced:

@@ -39,8 +39,9 @@ def announce(connection: Connection, topic: str, payload: str) -> None:
 
 
 def take_announced(connection: Connection) -> list[Notice]:
-    """Return and forget what was announced on this connection."""
+    """Return what was announced on this connection, and forget all that its transaction noted."""
     announced: list[Notice] = connection.info.pop(_KEY, [])
+    connection.info.clear()
     return announced
 
 

@@ -11,7 +11,6 @@ from sqlalchemy.engine import Connection
 from starlette.requests import Request
 
 from serai import audit
-from serai.api import changes
 from serai.api.changes import Rehearsed, change, on_rehearsed
 from serai.auth import store
 from serai.auth.policy import Role
@@ -90,9 +89,9 @@ async def test_another_word_is_refused_and_nothing_is_done(database: Database, q
     assert names(database) == []
 
 
-async def test_what_is_told_is_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change of thousands of rows tells its latest entries."""
-    monkeypatch.setattr(changes, "MAX_EFFECTS", 2)
+async def test_a_change_of_many_things_tells_them_all_in_order(database: Database) -> None:
+    """Nothing that would be done is left out, and nothing of another transaction is told."""
+    database.run_sync(lambda connection: audit.record(connection, ACTOR, "other", "thing", "x", at=NOW))
 
     def many(connection: Connection) -> None:
         for number in range(5):
@@ -100,7 +99,7 @@ async def test_what_is_told_is_bounded(database: Database, monkeypatch: pytest.M
 
     with pytest.raises(Rehearsed) as caught:
         await change(request(database, "dry_run=1"), many)
-    assert [entry["object_id"] for entry in await told(caught.value)] == ["3", "4"]
+    assert [entry["object_id"] for entry in await told(caught.value)] == ["0", "1", "2", "3", "4"]
 
 
 async def test_the_answer_has_the_changes_without_the_log_s_own_members(database: Database) -> None:

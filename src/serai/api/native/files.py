@@ -13,8 +13,9 @@ from serai.api.changes import change
 from serai.api.parts import Parts
 from serai.api.wire import Cursor, Limit, Page, Wire, page_of, place_of
 from serai.auth.policy import Caller, Role
+from serai.decode.errors import MediaMalformed
 from serai.decode.messages import MediaInfo
-from serai.errors import InvalidInput
+from serai.errors import InternalError, InvalidInput, TooLarge, UnsupportedMedia
 from serai.files import store
 from serai.storage import links
 
@@ -55,7 +56,17 @@ def show(file: store.File) -> FileOut:
 async def upload(request: Request, name: FileName = "") -> FileOut:
     """Upload a picture, sound or video as the bare body. What cannot be opened safely is refused."""
     parts, caller = parts_of(request), caller_of(request)
-    blob = await parts.blobs.put(request.stream(), max_bytes=parts.settings.max_body_bytes)
+    quota = caller.disk_quota_bytes if caller.disk_quota_bytes is not None else parts.settings.disk_quota_bytes
+    left = quota - await parts.database.read(links.usage, caller.user_id)
+    if left <= 0:
+        raise store.over_quota(quota - left, quota, 1)
+    most = min(parts.settings.max_body_bytes, left)
+    try:
+        blob = await parts.blobs.put(request.stream(), max_bytes=most)
+    except TooLarge:
+        if most == left:
+            raise store.over_quota(quota - left, quota, left + 1) from None
+        raise
     if blob.size == 0:
         raise InvalidInput.at("body", "is empty")
     info = await _probe(parts, blob.digest)
@@ -69,7 +80,6 @@ async def upload(request: Request, name: FileName = "") -> FileOut:
         info={name: value for name, value in to_builtins(info).items() if value is not None},
         created_at=parts.clock.now(),
     )
-    quota = caller.disk_quota_bytes if caller.disk_quota_bytes is not None else parts.settings.disk_quota_bytes
     return show(await parts.database.run(store.add, file, quota, actor_of(request)))
 
 
@@ -91,6 +101,8 @@ async def get_file(request: Request, file_id: FileId) -> FileOut:
 async def get_content(request: Request, file_id: FileId) -> Response:
     """Return a file's bytes, as an attachment that no browser runs."""
     file = await _file(request, file_id)
+    if await parts_of(request).blobs.size(file.digest) is None:
+        raise InternalError("The file's content is missing from the disk.", hint="Restore it from a backup.")
     headers = {
         "content-length": str(file.size),
         "content-disposition": f'attachment; filename="{file.id}"',
@@ -114,8 +126,9 @@ async def _probe(parts: Parts, digest: str) -> MediaInfo:
             info = await parts.decoder.probe(content)
             if info.kind == "image":  # small enough to be opened whole, so that no damaged one is kept
                 await parts.decoder.image(content, max_side=_PROOF_SIDE)
-        except InvalidInput:
-            # Whoever sends the same bytes is refused too, so nobody can be about to name this blob.
+        except (MediaMalformed, UnsupportedMedia):
+            # Content alone decided, so whoever sends the same bytes is refused too, and nobody is about to name
+            # this blob. Not so where time or memory decided: those are left to the collector.
             if not await parts.database.read(links.recorded, [digest]):
                 await parts.blobs.delete(digest)
             raise

@@ -185,7 +185,8 @@ async def retry(request: Request, job_id: JobId) -> Accepted:
 def _cancel(connection: Connection, clock: Any, job_id: str, owner: str | None, actor: Actor) -> Job:
     before = store.get(connection, job_id, owner_id=owner)
     job = store.cancel(connection, clock, job_id, owner_id=owner)
-    _record(connection, actor, "jobs.cancel", clock.now(), before, job)
+    if job != before:  # a second cancel changes nothing
+        _record(connection, actor, "jobs.cancel", clock.now(), before, job)
     return job
 
 

@@ -116,6 +116,8 @@ async def create_key(request: Request, body: KeyIn) -> NewKeyOut:
     unknown = sorted(set(body.scopes) - SCOPES)
     if unknown:
         raise InvalidInput.at("scopes", f"knows no {unknown[0][:50]}; known: {', '.join(sorted(SCOPES))}")
+    if not (caller.shows_key or caller.csrf or parts.settings.auth == "off"):
+        raise Forbidden("A token cannot make keys: it would outlive itself.", hint="Send the key, or sign in.")
     role, scopes = await _granted(request, caller, body)
     limits = RequestLimits(**body.limits.model_dump()) if body.limits else caller.limits
     text = new_key()
@@ -212,7 +214,7 @@ async def _granted(request: Request, caller: Caller, body: KeyIn) -> tuple[Role,
 def _end(caller: Caller, body: KeyIn, now: datetime) -> datetime | None:
     """Return when the new key expires: one that is made with a key ends no later than that key."""
     asked = now + timedelta(seconds=body.expires_in_s) if body.expires_in_s else None
-    if caller.expires_at is None or body.user_id not in (None, caller.user_id):
+    if caller.expires_at is None:
         return asked
     if asked is not None and asked > caller.expires_at:
         raise Forbidden("A key cannot live longer than the one that makes it.")

@@ -1,7 +1,7 @@
 """The wire types of models, versions and services. camelCase is accepted where a name has two words."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, AliasGenerator, ConfigDict, Field
@@ -323,4 +323,4 @@ def brief(version: Version) -> VersionBrief:
 
 def members(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass by name, for a view that has them too."""
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}

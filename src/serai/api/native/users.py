@@ -12,7 +12,8 @@ from serai.api.access import Routes, actor_of, caller_of, parts_of
 from serai.api.changes import change
 from serai.api.wire import Cursor, Limit, Page, Wire, page_of, place_of
 from serai.auth import store
-from serai.auth.policy import Role, RoleLabel
+from serai.auth.policy import Caller, Role, RoleLabel
+from serai.errors import Forbidden
 from serai.storage.links import usage
 
 routes = Routes("users")
@@ -102,6 +103,7 @@ async def list_users(request: Request, limit: Limit = 50, cursor: Cursor = None)
 async def create_user(request: Request, body: UserIn) -> UserOut:
     """Create a user. Without a password it can only use API keys."""
     parts, now = parts_of(request), parts_of(request).clock.now()
+    _check_narrowed(caller_of(request), body.role, body.password)
     user = store.User(
         id=parts.new_id("user"),
         name=body.name,
@@ -127,6 +129,7 @@ async def get_user(request: Request, user_id: UserId) -> UserOut:
 async def update_user(request: Request, user_id: UserId, body: UserChange) -> UserOut:
     """Change a user. A new password, another role or disabling ends the user's tokens and sessions at once."""
     now = parts_of(request).clock.now()
+    _check_narrowed(caller_of(request), body.role, body.password)
     changes: dict[str, object] = {}
     if body.role is not None:
         changes["role"] = Role.of(body.role)
@@ -145,6 +148,15 @@ async def update_user(request: Request, user_id: UserId, body: UserChange) -> Us
 async def delete_user(request: Request, user_id: UserId) -> None:
     """Remove a user and its keys. What the user made stays, and admins see it."""
     await change(request, store.delete_user, user_id, actor_of(request), parts_of(request).clock.now())
+
+
+def _check_narrowed(caller: Caller, role: RoleLabel | None, password: str | None) -> None:
+    """Refuse a narrowed key what would widen it: signing in, or acting as another admin, has every scope."""
+    if caller.scopes and (password is not None or (role is not None and Role.of(role) >= caller.role)):
+        raise Forbidden(
+            "A key that is limited to scopes sets no passwords and gives no role as high as its own.",
+            hint="Use a key without scopes.",
+        )
 
 
 async def _hash(request: Request, password: str | None) -> str | None:
