@@ -387,7 +387,7 @@ def test_force_puts_right_also_where_the_model_is_switched_off(desk: Desk) -> No
     """A retired version is gone for a service, whatever else stands in its way."""
     desk.model("m", "1.0.0", "1.1.0")
     desk.service("s", to("m@1.0.0"))
-    desk.do(releases.update_model, "m", {"active": False})
+    desk.do(releases.update_model, "m", {"active": False}, force=True)
     desk.do(releases.deprecate, "m", "1.0.0", force=True)
     desk.do(releases.retire, "m", "1.0.0", force=True)
     assert desk.bound("s") == ()

@@ -60,7 +60,7 @@ def test_a_retired_version_is_not_bound_although_its_model_is_switched_off(desk:
     desk.model("m", "1.0.0", "1.1.0")
     desk.do(releases.deprecate, "m", "1.0.0")
     desk.do(releases.retire, "m", "1.0.0")
-    desk.do(releases.update_model, "m", {"active": False})
+    desk.do(releases.update_model, "m", {"active": False}, force=True)
     refused(VersionNotActive, desk, bindings.create_service, a_service("s", to("m@1.0.0")))
     written = desk.service("s", to("m@1.1.0"))
     assert "switched off" in written.warnings[0]

@@ -121,11 +121,15 @@ def check_promises(before: RegistrySnapshot, after: RegistrySnapshot) -> None:
     """Refuse a change after which a service would reach what cannot do something that the service promises.
 
     Such a change may be far from the service: a moved alias, a newer version that a floating target
-    follows, an edited version, another service that promises less. What was amiss before is no
-    ground to refuse. Raises IncompatibleFallback.
+    follows, an edited version, another service that promises less. Nor may one bring a service that
+    it does not touch to a version whose licence refuses it. What was amiss before is no ground to
+    refuse. Raises IncompatibleFallback, LicenceRefused.
     """
     for service in after.services.values():
         earlier = before.services.get(service.id)
+        if earlier is not None and earlier.revision.n == service.revision.n:
+            for name, why in sorted(_refused(after, service) - _refused(before, earlier)):
+                raise LicenceRefused(f"The service {service.id} would come to {name}: {why}.")
         known = frozenset() if earlier is None else _broken(before, earlier)
         for name, capability in sorted(_broken(after, service) - known):
             raise IncompatibleFallback(
@@ -272,6 +276,13 @@ def _broken(snapshot: RegistrySnapshot, service: Service) -> frozenset[tuple[str
     others = [snapshot.services[other] for other in _service_links(service) if other in snapshot.services]
     broken |= {(other.id, what) for other in others for what in set(service.required) - set(other.required)}
     return frozenset(broken)
+
+
+def _refused(snapshot: RegistrySnapshot, service: Service) -> frozenset[tuple[str, str]]:
+    """Return which targets' licences refuse them, and why."""
+    meant = [snapshot.meant_by(target) for target in service.revision.targets]
+    obstacles = [(one.name, one.obstacle) for one in meant if one is not None]
+    return frozenset((name, found.why) for name, found in obstacles if found is not None and found.kind == "licence")
 
 
 def _check_bindable(snapshot: RegistrySnapshot, candidate: Candidate, kept: frozenset[tuple[str, str]]) -> list[str]:

@@ -47,10 +47,17 @@ def create_model(change: Change, model: Model, first: Version) -> Model:
     return model
 
 
-def update_model(change: Change, model_id: str, changes: Mapping[str, Any]) -> Model:
-    """Change the card. Raises ModelNotFound, NameCollision, InvalidInput."""
+def update_model(change: Change, model_id: str, changes: Mapping[str, Any], *, force: bool = False) -> Model:
+    """Change the card; what services use is switched off by force only.
+
+    Raises ModelNotFound, NameCollision, InvalidInput, VersionInUse.
+    """
     before = entry_of(change, model_id).model
     after = replace(before, **changes, updated_at=change.at, updated_by=change.by)
+    used_by = checks.impact(change.snapshot, model_id).services if before.active and not after.active else ()
+    if used_by and not force:
+        message = f"The model {model_id} cannot be switched off: {len(used_by)} service(s) use it."
+        raise VersionInUse(message, details=list(used_by))
     check_model(after)
     checks.check_names(change.snapshot, after)
     store.put_model(change.connection, after)
@@ -95,10 +102,12 @@ def create_version(
     entry = entry_of(change, model_id)
     numbers, seq = store.version_numbers(change.connection, model_id)
     _check_unused_number(number, numbers, model_id)
-    base = _version(entry, based_on) if based_on is not None else _newest(entry)
+    base = _version(entry, based_on) if based_on is not None else _newest(change, entry)
     overrides = _without_leave(base, overrides)
     wanted = status or Status(change.snapshot.rules.default_version_status)
     made = derive(base, overrides, version=number, seq=seq + 1, status=wanted, at=change.at, by=change.by)
+    if base.seq == 0:
+        made = replace(made, based_on=None)
     if wanted is Status.ACTIVE:
         _make_room(change, entry)
     store.put_version(change.connection, made)
@@ -243,11 +252,18 @@ def _version(entry: ModelEntry, number: str) -> Version:
     return candidate.version
 
 
-def _newest(entry: ModelEntry) -> Version:
+def _newest(change: Change, entry: ModelEntry) -> Version:
+    """Return the newest version; of a model whose versions were all deleted, one that says nothing."""
     newest = next(iter(entry.candidates.values()), None)
-    if newest is None:
-        raise VersionNotFound(f"The model {entry.model.id} has no version to base another one on.")
-    return newest.version
+    if newest is not None:
+        return newest.version
+    by: dict[str, Any] = {
+        "created_at": change.at,
+        "created_by": change.by,
+        "updated_at": change.at,
+        "updated_by": change.by,
+    }
+    return Version(model_id=entry.model.id, version="0.0.0", seq=0, status=Status.DRAFT, **by)
 
 
 def _check_unused_number(number: str, used: list[str], model_id: str) -> None:

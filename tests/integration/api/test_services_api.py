@@ -356,11 +356,11 @@ async def test_an_explanation_is_the_decision_without_running_it(server_on_both:
     told = await said(admin.get("/services/s/explain?model=auto&require_fast=1"))
     assert told["reason"] == "auto_policy"
     await said(admin.patch("/services/s", json={"fallback": [{"model": "n"}]}))
-    await said(admin.patch("/models/m", json={"active": False}))
+    await said(admin.patch("/models/m?force=1", json={"active": False}))
     told = await said(admin.get("/services/s/explain"))
     assert (told["model"], told["reason"]) == ("n", "fallback_unavailable")
     assert told["chain"][0]["outcome"] == "skipped"
-    await said(admin.patch("/models/n", json={"active": False}))
+    await said(admin.patch("/models/n?force=1", json={"active": False}))
     error = await refused(admin.get("/services/s/explain"), 503, "NO_CANDIDATE")
     assert len(error["details"]) == 2
 

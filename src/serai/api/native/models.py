@@ -98,7 +98,9 @@ async def get_model(request: Request, model_id: ModelId, version: Asked = None) 
 
 
 @routes.patch("/models/{model_id}", access=Role.MODERATOR)
-async def update_model(request: Request, model_id: ModelId, body: wire.ModelChange) -> wire.ModelOut:
+async def update_model(
+    request: Request, model_id: ModelId, body: wire.ModelChange, force: Force = False
+) -> wire.ModelOut:
     """Change the card. To change what belongs to a version, name it in `version`."""
     values = changed(body)
     check_admin_fields(caller_of(request), values)
@@ -106,7 +108,8 @@ async def update_model(request: Request, model_id: ModelId, body: wire.ModelChan
     of_version = {name: values.pop(name) for name in list(values) if name in _VERSION_ONLY}
     if of_version and number is None:
         raise InvalidInput.at("version", f"is missing: {min(of_version)} belongs to a version")
-    await registry_change(request, _update_both, model_id, values, number, of_version)
+    allowed = forced(request, force)
+    await registry_change(request, _update_both, model_id, values, number, of_version, allowed)
     return await _model_view(request, model_id, number)
 
 
@@ -312,10 +315,10 @@ async def _model_view(request: Request, model_id: str, selector: str | None = No
 
 
 def _update_both(
-    change: Any, model_id: str, card: dict[str, Any], number: str | None, of_version: dict[str, Any]
+    change: Any, model_id: str, card: dict[str, Any], number: str | None, of_version: dict[str, Any], force: bool
 ) -> None:
     if card:
-        releases.update_model(change, model_id, card)
+        releases.update_model(change, model_id, card, force=force)
     else:
         releases.entry_of(change, model_id)
     if number is not None:
