@@ -255,9 +255,7 @@ class Oracle:
         if number in self.used[model]:
             raise Refused("VERSION_ALREADY_EXISTS")
         base = self.newest(model)
-        if base is None:
-            raise Refused("VERSION_NOT_FOUND")
-        engine = self.models[model][base].engine
+        engine = self.models[model][base].engine if base is not None else ""
         done = self.make_room(model) if status == "active" else []
         self.add_version(model, number, status, engine)
         return [*done, ("versions.create", f"{model}@{number}")]

@@ -462,6 +462,9 @@ async def test_what_services_use_is_refused_with_their_ids(server_on_both: Runni
         error = await refused(moderator.patch(f"{path}/{verb}"), 409, "VERSION_IN_USE")
         assert error["details"] == users
         error = await refused(moderator.patch(f"{path}/{verb}?force=1"), 403, "FORBIDDEN")
+    error = await refused(moderator.patch("/models/m", json={"active": False}), 409, "VERSION_IN_USE")
+    assert error["details"] == users
+    await refused(moderator.patch("/models/m?force=1", json={"active": False}), 403, "FORBIDDEN")
     for deleted in (path, "/models/m"):
         assert (await refused(admin.delete(deleted), 409, "VERSION_IN_USE"))["details"] == users
     assert (await refused(moderator.delete("/models/m/aliases/x"), 409, "VERSION_IN_USE"))["details"] == ["alias"]
