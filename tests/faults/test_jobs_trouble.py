@@ -116,7 +116,7 @@ def test_a_server_stopped_inside_a_transaction_holds_up_no_other(postgres_url: s
     """The database ends a transaction that does nothing: its row is free again, and who stopped in it has lost it."""
     database = open_postgresql(postgres_url, pool_size=2, listen=False)
     watch_ends(database)
-    options = ["--lease-s", "0.6", "--idle-s", "1", "--crash-limit", "9"]
+    options = ["--lease-s", "0.6", "--idle-s", "5", "--crash-limit", "9"]
     with ServerProgram(postgres_url, tmp_path / "a", *options, "--point", "finish:stop") as holder:
         pid = holder.ready()
         made = [put(database, f"job {n}") for n in range(3)]

@@ -27,6 +27,14 @@ log = structlog.get_logger("serai.test")
 
 
 @pytest.fixture(autouse=True)
+def _loggers_are_heard() -> None:
+    """Another test's tool may have configured `logging` in a way that switches off every logger there was."""
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False
+
+
+@pytest.fixture(autouse=True)
 def _undo() -> Iterator[None]:
     configured, configuration = structlog.is_configured(), structlog.get_config()
     structlog.reset_defaults()
