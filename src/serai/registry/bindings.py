@@ -34,7 +34,7 @@ def create_service(change: Change, service: Service) -> Written:
     service = replace(service, revision=replace(service.revision, n=n), version_updated_at=change.at)
     warnings = checks.check_service(change.snapshot, service)
     store.put_service(change.connection, service, new_revision=True)
-    change.audit("services.create", "service", service.id, after=_told(service))
+    change.audit("services.create", "service", service.id, after=told(service))
     return Written(service=service, warnings=warnings)
 
 
@@ -132,7 +132,7 @@ def delete_service(change: Change, service_id: str, *, force: bool = False) -> N
         message = f"The service {service_id} cannot be deleted: {len(chained)} service(s) fall back on it."
         raise VersionInUse(message, details=chained)
     store.bury_service(change.connection, service_id, change.at)
-    change.audit("services.delete", "service", service_id, before=_told(before))
+    change.audit("services.delete", "service", service_id, before=told(before))
     detach(change, chained)
 
 
@@ -212,7 +212,7 @@ def _with_revision(change: Change, service: Service, content: Mapping[str, Any],
 
 def _put(change: Change, action: str, before: Service, after: Service) -> Service:
     store.put_service(change.connection, after, new_revision=after.revision.n != before.revision.n)
-    change.audit(action, "service", after.id, before=_told(before), after=_told(after))
+    change.audit(action, "service", after.id, before=told(before), after=told(after))
     return after
 
 
@@ -220,6 +220,7 @@ def _same(one: Revision, other: Revision) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in CONTENT)
 
 
-def _told(value: object) -> dict[str, Any]:
-    told: dict[str, Any] = msgspec.to_builtins(value)
-    return told
+def told(value: object) -> dict[str, Any]:
+    """Return a domain value as the JSON object that the audit log keeps."""
+    document: dict[str, Any] = msgspec.to_builtins(value)
+    return document

@@ -9,10 +9,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
 from serai.registry import checks, lifecycle, store
-from serai.registry.bindings import detach
+from serai.registry.bindings import detach, told
 from serai.registry.errors import (
     AliasNotFound,
     ModelNotFound,
@@ -43,7 +41,7 @@ def create_model(change: Change, model: Model, first: Version) -> Model:
     store.put_model(change.connection, model)
     version = seal(replace(first, seq=seq + 1))
     store.put_version(change.connection, version)
-    change.audit("models.create", "model", model.id, after={**_told(model), "version": _told(version)})
+    change.audit("models.create", "model", model.id, after={**told(model), "version": told(version)})
     return model
 
 
@@ -61,7 +59,7 @@ def update_model(change: Change, model_id: str, changes: Mapping[str, Any], *, f
     check_model(after)
     checks.check_names(change.snapshot, after)
     store.put_model(change.connection, after)
-    change.audit("models.update", "model", model_id, before=_told(before), after=_told(after))
+    change.audit("models.update", "model", model_id, before=told(before), after=told(after))
     return after
 
 
@@ -78,8 +76,8 @@ def delete_model(change: Change, model_id: str, *, force: bool = False) -> None:
     for name, version in entry.aliases.items():
         store.delete_alias(change.connection, _alias_event(change, model_id, name, version, None, "model deleted"))
     store.bury_model(change.connection, model_id, change.at)
-    versions = [_told(candidate.version) for candidate in entry.candidates.values()]
-    held = {**_told(entry.model), "versions": versions, "aliases": dict(entry.aliases)}
+    versions = [told(candidate.version) for candidate in entry.candidates.values()]
+    held = {**told(entry.model), "versions": versions, "aliases": dict(entry.aliases)}
     change.audit("models.delete", "model", model_id, before=held)
     detach(change, used_by)
 
@@ -111,7 +109,7 @@ def create_version(
     if wanted is Status.ACTIVE:
         _make_room(change, entry)
     store.put_version(change.connection, made)
-    change.audit("versions.create", "version", f"{model_id}@{number}", after=_told(made))
+    change.audit("versions.create", "version", f"{model_id}@{number}", after=told(made))
     return made
 
 
@@ -300,7 +298,7 @@ def _put(change: Change, action: str, before: Version, after: Version) -> Versio
         return before
     store.put_version(change.connection, after)
     name = f"{after.model_id}@{after.version}"
-    change.audit(action, "version", name, before=_told(before), after=_told(after))
+    change.audit(action, "version", name, before=told(before), after=told(after))
     return after
 
 
@@ -327,8 +325,3 @@ def _alias_event(
         at=change.at,
         by=change.by,
     )
-
-
-def _told(value: object) -> dict[str, Any]:
-    told: dict[str, Any] = msgspec.to_builtins(value)
-    return told
