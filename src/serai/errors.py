@@ -18,6 +18,11 @@
     ├── Unavailable             something that is needed does not answer now
     │   ├── DatabaseUnavailable
     │   └── DiskFull
+    ├── EngineFailed            a model could not be loaded, or failed while it ran
+    │   ├── LoadFailed
+    │   ├── OutOfMemory
+    │   ├── WorkerCrashed
+    │   └── WorkerHung
     ├── UpstreamFailed          a server that we called failed or answered nonsense
     ├── OutboundRefused         the guard of the way out said no
     ├── ConfigurationError      the server cannot start as it is configured
@@ -133,6 +138,29 @@ class DatabaseUnavailable(Unavailable):
 class DiskFull(Unavailable):
     code = "DISK_FULL"
     default_hint = "Free some space on the server's disk; nothing of this call was kept."
+
+
+class EngineFailed(SeraiError):
+    code = "ENGINE_FAILED"
+    default_hint = "The server's models.log has the details under this request_id."
+
+
+class LoadFailed(EngineFailed):
+    code = "LOAD_FAILED"
+
+
+class OutOfMemory(EngineFailed):
+    code = "OUT_OF_MEMORY"
+    default_hint = "Choose a smaller quantization, or lower the budget so that fewer models are loaded at once."
+
+
+class WorkerCrashed(EngineFailed):
+    code = "WORKER_CRASHED"
+    default_hint = "Send the request again: the model is loaded anew when it is needed."
+
+
+class WorkerHung(EngineFailed):
+    code = "WORKER_HUNG"
 
 
 class UpstreamFailed(SeraiError):

@@ -44,6 +44,19 @@ class Text(msgspec.Struct, frozen=True, tag="text", kw_only=True):
 
     delta: str
     index: int = 0
+    logprobs: list[dict[str, Any]] | msgspec.UnsetType = msgspec.UNSET
+    """For each token in `delta`: token, logprob, and `top` (a list of the same); absent if not asked for."""
+
+
+class Media(msgspec.Struct, frozen=True, tag="media", kw_only=True):
+    """A picture, a piece of sound or video: `data` of type `media_type` (base64 in JSON)."""
+
+    name: str
+    """What it is: preview, picture, sound."""
+    media_type: str
+    data: bytes
+    index: int = 0
+    detail: dict[str, Any] | None = None
 
 
 class Done(msgspec.Struct, frozen=True, tag="done", kw_only=True):
@@ -66,8 +79,10 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", kw_only=True):
         return cls(code=known.code, message=known.message, hint=known.hint)
 
 
-Event = Queued | Loading | Progress | Text | Done | Failed
+Event = Queued | Loading | Progress | Text | Media | Done | Failed
 Final = Done | Failed
+Output = Text | Media | Done
+"""What answers: after the first of these nothing else may answer instead."""
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any, get_args
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from serai.api.streams import HEARTBEAT, ndjson, sse, with_heartbeat
 from serai.errors import InternalError, NotFound
@@ -18,6 +20,7 @@ from serai.events import (
     Event,
     Failed,
     Loading,
+    Media,
     Progress,
     Queued,
     Text,
@@ -59,7 +62,10 @@ BY_KIND: dict[type[Any], st.SearchStrategy[Event]] = {
         unit=maybe(texts),
         detail=maybe(objects),
     ),
-    Text: st.builds(Text, delta=texts, index=numbers),
+    Text: st.builds(Text, delta=texts, index=numbers, logprobs=st.just(UNSET) | st.lists(objects, max_size=2)),
+    Media: st.builds(
+        Media, name=texts, media_type=texts, data=st.binary(max_size=20), index=numbers, detail=maybe(objects)
+    ),
     Done: st.builds(Done, result=objects),
     Failed: st.builds(Failed, code=texts, message=texts, hint=maybe(texts)),
 }
@@ -87,6 +93,7 @@ def test_the_names_of_the_kinds_are_stable() -> None:
         "loading": Loading,
         "progress": Progress,
         "text": Text,
+        "media": Media,
         "done": Done,
         "failed": Failed,
     }
@@ -114,7 +121,10 @@ def test_the_standard_library_reads_what_is_written(event: Event) -> None:
     """The payload is JSON for everybody: the members of the struct, and `type`."""
     told = json.loads(to_json(event))
     assert told.pop("type") == type(event).__struct_config__.tag
-    assert told == msgspec.structs.asdict(event)
+    members = {name: value for name, value in msgspec.structs.asdict(event).items() if value is not UNSET}
+    if isinstance(event, Media):
+        members["data"] = b64encode(event.data).decode()
+    assert told == members
 
 
 @given(st.binary(max_size=60))

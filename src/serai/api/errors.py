@@ -29,6 +29,7 @@ STATUS: Mapping[type[SeraiError], int] = {
     errors.DeadlineExceeded: 408,
     errors.Cancelled: 409,
     errors.Unavailable: 503,
+    errors.EngineFailed: 503,
     errors.UpstreamFailed: 502,
     errors.OutboundRefused: 422,
     errors.ConfigurationError: 503,

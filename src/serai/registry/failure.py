@@ -13,12 +13,15 @@ from serai.errors import (
     InvalidInput,
     MethodNotAllowed,
     NotFound,
+    OutOfMemory,
     QuotaExceeded,
     RateLimited,
     SeraiError,
     Unauthenticated,
     Unavailable,
     UpstreamFailed,
+    WorkerCrashed,
+    WorkerHung,
 )
 from serai.registry.errors import CandidateInCooldown, ModelNotPulled
 
@@ -75,6 +78,9 @@ _FAMILIES: tuple[tuple[type[SeraiError], Failure], ...] = (
     (ModelNotPulled, Failure.UNAVAILABLE),
     (Cancelled, Failure.CANCELLED),
     (DeadlineExceeded, Failure.TIMEOUT),
+    (OutOfMemory, Failure.OUT_OF_MEMORY),
+    (WorkerCrashed, Failure.CRASH),
+    (WorkerHung, Failure.TIMEOUT),
     (UpstreamFailed, Failure.REMOTE_5XX),
     (RateLimited, Failure.REMOTE_429),
     (Unavailable, Failure.UNAVAILABLE),

@@ -1,6 +1,6 @@
 """Why a request gets no lease, or loses the one it has."""
 
-from serai.errors import Unavailable
+from serai.errors import SeraiError, Unavailable
 
 
 class DoesNotFit(Unavailable):
@@ -29,3 +29,13 @@ class ModelUnloaded(Unavailable):
 
     code = "MODEL_UNLOADED"
     default_hint = "Send the request again; the model is loaded when it is needed."
+
+
+class WorkerGone(SeraiError):
+    """A worker has ended. `status` as for `Popen.returncode`: negative for a signal; None where there is no process."""
+
+    code = "WORKER_GONE"
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status

@@ -1,0 +1,1 @@
+"""What computes. `base` and `tasks` are imported anywhere; an engine itself only inside its worker."""

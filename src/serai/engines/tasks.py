@@ -1,0 +1,108 @@
+"""What an engine can be asked to do. A task is the whole input of one run; its events are the answer.
+
+These are messages between processes, so they are msgspec structs: unknown members are refused.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The base of all tasks."""
+
+
+class Grammar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What generated text must match. `value`: a JSON schema as text, a regular expression, or EBNF."""
+
+    kind: Literal["json_schema", "regex", "ebnf"]
+    value: str
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How the next token is drawn. The defaults draw from the model's own distribution."""
+
+    max_tokens: int | None = None
+    """None: as many as the context holds."""
+    temperature: float = 1.0
+    """0 takes the likeliest token."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    """None: another one each time."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer and are no part of it."""
+    n: int = 1
+    logprobs: int | None = None
+    """None: none; 0: of the tokens drawn; more: of so many alternatives, too."""
+    logit_bias: Mapping[int, float] = {}
+    grammar: Grammar | None = None
+
+
+class Generate(Task, frozen=True, tag="generate"):
+    """Go on from a prompt: a chat whose template is rendered, or plain text.
+
+    Events: `Text` as tokens come; `Done` with `finish_reasons` (one per answer: stop, length), `usage`
+    {prompt_tokens, completion_tokens, cached_tokens} and `timings` {prompt_s, generation_s}.
+    """
+
+    prompt: str
+    sampling: Sampling = Sampling()
+    has_special_tokens: bool = True
+    """Whether `prompt` already holds what the tokenizer would put before it (a rendered template does)."""
+    cache_key: str = ""
+    """Prompts share cached prefixes only within one key: the owner's."""
+
+
+class Chat(Task, frozen=True, tag="chat"):
+    """Answer messages: for engines that render them themselves, which are those of other servers.
+
+    `messages`, `tools` and `tool_choice` are in OpenAI's form. Events as for `Generate`; a message's
+    tool calls come in `Done` as `tool_calls`.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    sampling: Sampling = Sampling()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: str | Mapping[str, Any] | None = None
+    response_format: Mapping[str, Any] | None = None
+
+
+class Array(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers in row-major order; `dtype` is numpy's name of a fixed-size type, little-endian."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class Infer(Task, frozen=True, tag="infer"):
+    """Run a network once on named arrays. `Done` holds `outputs`: name → `Array`."""
+
+    inputs: Mapping[str, Array]
+
+
+class Embed(Task, frozen=True, tag="embed"):
+    """Return a vector for each text. `Done` holds `embeddings` (an `Array` of texts × dimensions) and `usage`."""
+
+    texts: tuple[str, ...]
+
+
+class Fetch(Task, frozen=True, tag="fetch"):
+    """Ask a server with an API of its own: `body` is what is sent, `Done` holds what came back as `body`."""
+
+    body: Mapping[str, Any]
+
+
+AnyTask = Generate | Chat | Infer | Embed | Fetch
+
+
+def name_of(task: AnyTask) -> str:
+    """Return the tag of a task, by which engines say what they can do."""
+    return str(task.__struct_config__.tag)

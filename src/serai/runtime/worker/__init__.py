@@ -1,0 +1,1 @@
+"""The process in which one engine is loaded, and what it says and hears."""
