@@ -16,7 +16,7 @@ from serai.app import create_app
 from serai.auth.first_start import ADMIN_KEY_FILE
 from serai.errors import ConfigurationError, SeraiError
 from serai.jobs.runner import Runner
-from serai.settings import Settings
+from serai.settings import URL_FILE, Settings
 from serai.storage.home import Home
 from serai.telemetry import logs
 
@@ -74,6 +74,7 @@ def run(settings: Settings, *, runners: Sequence[Runner] = ()) -> None:
     )
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    home.write_private(URL_FILE, url.encode())  # for the command line, whatever port was taken
     key_file = settings.home / ADMIN_KEY_FILE
     ready = f"Serai is ready at {url} (admin key: {key_file})" if settings.auth == "on" else f"Serai is ready at {url}"
     # uvicorn raises the signal again when it is done; without this it would end the process before its last log lines.
@@ -87,6 +88,7 @@ def run(settings: Settings, *, runners: Sequence[Runner] = ()) -> None:
         raise
     finally:
         logs.reset()
+        (settings.home / URL_FILE).unlink(missing_ok=True)
         home.unlock()
 
 

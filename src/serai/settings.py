@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from serai.errors import ConfigurationError
 
 PREFIX = "SERAI_"
+URL_FILE = "server.url"
+"""Where in its home a running server says how it is reached from this machine."""
 SECRET_PREFIX = "SERAI_SECRET_"  # noqa: S105 - the name of variables, not a secret
 FILE_SUFFIX = "_FILE"
 CONFIG_VARIABLE = "SERAI_CONFIG"
@@ -236,7 +238,9 @@ def client_settings(url: str | None, api_key: str | None) -> ClientSettings:
     found_url, found_key = url or os.environ.get(URL_VARIABLE), api_key or os.environ.get(KEY_VARIABLE)
     if found_url is None:
         settings = load()
-        found_url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
+        said = settings.home / URL_FILE
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        found_url = said.read_text("utf-8") if os.access(said, os.R_OK) else f"http://{host}:{settings.port}"
         key_file = settings.home / "admin.key"
         if found_key is None and os.access(key_file, os.R_OK):
             found_key = key_file.read_text("utf-8").strip()

@@ -77,6 +77,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def test_a_server_on_another_port_is_found(command: Serai, tmp_path: Path) -> None:
+    """Who runs it on this machine needs neither its URL nor its key; when it has ended, nothing points there."""
+    home = tmp_path / "own"
+    with serving(home) as running:
+        assert command("models", "list").code == DONE
+        running.terminate()
+        running.wait()
+    assert not (home / "server.url").exists()
+
+
 class TestUsersAndKeys:
     """`serai users` and `serai keys`."""
 

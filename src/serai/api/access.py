@@ -120,7 +120,7 @@ class Routes:
         self, method: str, path: str, access: Access, options: dict[str, Any]
     ) -> Callable[[Endpoint], Endpoint]:
         label = "public" if access is PUBLIC else access.label
-        extra: dict[str, Any] = {_ACCESS: label, _SCOPE: self._scope}
+        extra: dict[str, Any] = {_ACCESS: label, _SCOPE: options.pop("scope", self._scope)}
         if method != "GET" and options.pop("rehearsable", True):
             extra["parameters"] = [_DRY_RUN]
 

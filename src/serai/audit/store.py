@@ -15,13 +15,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from serai.storage.locks import Lock, hold
 from serai.storage.tables.base import to_microseconds
 from serai.storage.tables.log import audit
 
 GENESIS = "0" * 64
 EFFECTS = "serai_effects"
 """Under this key a connection's `info` has what its transaction recorded so far; see `take_effects`."""
-_LOCK = 0x5E8A2
 
 # Made once: every change of anything runs them.
 _HEAD = sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)
@@ -92,8 +92,7 @@ def record(
 
     Values must be JSON.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    hold(connection, Lock.AUDIT)
     last = head(connection)
     row = {
         "seq": last.seq + 1,

@@ -7,6 +7,7 @@ except for one attempt a second.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 import structlog
@@ -77,15 +78,16 @@ class Limiter:
 
     async def admit_address(self, address: str) -> None:
         """Count one request of `address` that no caller stands for. Raises RateLimited."""
-        await self._count((RateLimitItemPerMinute(self._defaults.address_per_minute),), "address", address)
+        await self._count((RateLimitItemPerMinute(self._defaults.address_per_minute),), "address", _network(address))
 
     async def check_address(self, address: str) -> None:
         """Raise RateLimited if `address` has used up its requests; counts nothing."""
         if not self._enabled:
             return
         item = RateLimitItemPerMinute(self._defaults.address_per_minute)
-        if not await self._ask("test", item, "address", address):
-            raise await self._refusal(item, "address", address)
+        network = _network(address)
+        if not await self._ask("test", item, "address", network):
+            raise await self._refusal(item, "address", network)
 
     async def spend_tokens(self, caller: Caller, tokens: int) -> None:
         """Count model tokens that a request of `caller` used; the next request pays for going over."""
@@ -144,6 +146,19 @@ class Limiter:
                 self._shared_failed = False
                 return answer
         return await getattr(self._local, method)(item, *names, **options)
+
+
+def _network(address: str) -> str:
+    """Return what stands for one client: its IPv4 address, or the /64 in which an IPv6 client can take any."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(IPv6Network((int(found) >> 64 << 64, 64)))
+    return address
 
 
 def _redis_pool(url: str) -> Any:

@@ -52,6 +52,9 @@ Access = Role | None
 SCOPES: Final = frozenset({"audit", "files", "jobs", "keys", "models", "secrets", "services", "system", "users"})
 """The groups of routes that a key can be narrowed to."""
 
+ANY_SCOPE: Final = "any"
+"""The scope of routes that every key may use, however it is narrowed: who am I."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLimits:
@@ -102,7 +105,7 @@ def check_access(caller: Caller | None, access: Access, scope: str) -> None:
             f"This call needs the role {access.label}; yours is {caller.role.label}.",
             hint="Ask an admin for a key with that role.",
         )
-    if caller.scopes and scope not in caller.scopes:
+    if caller.scopes and scope != ANY_SCOPE and scope not in caller.scopes:
         raise Forbidden(
             f"This key is limited to: {', '.join(sorted(caller.scopes))}.", hint=f"Use a key with the scope {scope}."
         )

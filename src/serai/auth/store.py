@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection, Row
 from serai.audit import SYSTEM, Actor, record
 from serai.auth.policy import RequestLimits, Role
 from serai.errors import Conflict, NotFound
+from serai.storage.locks import Lock, hold
 from serai.storage.notices import announce
 from serai.storage.tables.access import api_keys, secrets, users
 
@@ -204,8 +205,7 @@ def delete_user(connection: Connection, user_id: str, actor: Actor, at: datetime
 
 def lock_users(connection: Connection) -> None:
     """Serialise what counts admins, takes names and names users; SQLite's writers are serial already."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": 0x5E8A3})
+    hold(connection, Lock.USERS)
 
 
 def _keep_an_admin(connection: Connection, changed: User) -> None:

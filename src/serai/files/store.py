@@ -11,6 +11,7 @@ from serai.audit import Actor, record
 from serai.errors import NotFound, QuotaExceeded
 from serai.storage import links
 from serai.storage.blobs import Blob
+from serai.storage.locks import hold
 from serai.storage.tables.blobs import files
 
 
@@ -43,10 +44,7 @@ class File:
 
 def add(connection: Connection, file: File, quota: int, actor: Actor) -> File:
     """Insert `file`, whose blob is stored already. Raises QuotaExceeded, and then nothing holds the blob."""
-    if connection.dialect.name == "postgresql":  # parallel uploads of one owner must not pass together
-        connection.execute(
-            sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:owner, 0))"), {"owner": file.owner_id}
-        )
+    hold(connection, file.owner_id)  # parallel uploads of one owner must not pass together
     used = links.usage(connection, file.owner_id)
     if used + file.size > quota:
         raise over_quota(used, quota, file.size)

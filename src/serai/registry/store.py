@@ -17,12 +17,12 @@ from serai.registry.reference import lookup_key
 from serai.registry.semver import sort_key
 from serai.registry.service import Binding, Revision, Service
 from serai.registry.version import IDENTITY, Status, Version
+from serai.storage.locks import Lock, hold
 from serai.storage.tables import registry as tables
 from serai.storage.tables.log import audit
 
 T = TypeVar("T")
 
-LOCK = 0x5E8A4
 KINDS = ("model", "version", "alias", "service")
 """The kinds of object in the audit log whose changes are changes of the registry."""
 
@@ -88,8 +88,7 @@ _SERVICE_COLUMNS = _names_of(tables.services) - {"current_revision", "document"}
 
 def lock(connection: Connection) -> None:
     """Let one change of the registry run at a time; SQLite's writers are serial already."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+    hold(connection, Lock.REGISTRY)
 
 
 def changes_since(connection: Connection, seq: int) -> tuple[int, set[str], set[str]]:

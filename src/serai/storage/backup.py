@@ -146,10 +146,10 @@ def _dump(connection: Connection, folder: Path) -> tuple[str, dict[str, TableFil
     revision = schema.current(connection)
     if revision is None:
         raise BackupRefused("The database is empty.", hint="Nothing was ever kept in it; is it the right one?")
-    streaming = connection.execution_options(yield_per=_BATCH)
     written = {}
     for table, order in _tables(connection):
-        rows = streaming.execute(sa.select(table).order_by(*order)).mappings()
+        statement = sa.select(table).order_by(*order).execution_options(yield_per=_BATCH)
+        rows = connection.execute(statement).mappings()
         written[table.name] = _write_rows(folder / f"{table.name}.jsonl", rows)
     return revision, written
 

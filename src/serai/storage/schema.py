@@ -8,6 +8,7 @@ from sqlalchemy.engine import Connection
 
 from serai.errors import ConfigurationError, InvalidInput
 from serai.storage.database import Database
+from serai.storage.locks import Lock, hold
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -29,8 +30,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
     target = HEAD if revision == "head" else revision
 
     def step(connection: Connection) -> None:
-        if connection.dialect.name == "postgresql":  # two servers that start together migrate once
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        hold(connection, Lock.SCHEMA)  # two servers that start together migrate once
         found = current(connection)
         if found == target:
             return
@@ -47,9 +47,6 @@ def upgrade(database: Database, revision: str = "head") -> None:
 def downgrade(database: Database, revision: str) -> None:
     """Bring the database down to `revision` ('base' empties it); one transaction."""
     database.run_sync(_move, "downgrade", revision)
-
-
-_LOCK = 0x5E8A1
 
 
 def _move(connection: Connection, way: Literal["upgrade", "downgrade"], revision: str) -> None:

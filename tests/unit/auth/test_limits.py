@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -250,3 +251,25 @@ class TestShared:
             limiter = Limiter(DEFAULTS, SystemClock(), redis_url=url)
             assert await admitted(limiter, caller("another"), 1) == 1
             await limiter.aclose()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("unknown", "unknown", True),
+    ],
+)
+async def test_who_owns_a_network_is_one_client(one: str, other: str, same: bool) -> None:
+    """An IPv6 client can take any address of its /64, so the whole of it counts as one."""
+    once = replace(DEFAULTS, address_per_minute=1)
+    limiter = Limiter(once, ManualClock())
+    await limiter.admit_address(one)
+    if same:
+        with pytest.raises(RateLimited):
+            await limiter.admit_address(other)
+    else:
+        await limiter.admit_address(other)

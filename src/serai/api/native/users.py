@@ -12,7 +12,7 @@ from serai.api.access import Routes, actor_of, caller_of, parts_of
 from serai.api.changes import change
 from serai.api.wire import Cursor, Limit, Page, Wire, page_of, place_of
 from serai.auth import store
-from serai.auth.policy import Caller, Role, RoleLabel
+from serai.auth.policy import ANY_SCOPE, Caller, Role, RoleLabel
 from serai.errors import Forbidden
 from serai.storage.links import usage
 
@@ -77,7 +77,7 @@ def show(user: store.User) -> UserOut:
     )
 
 
-@routes.get("/whoami", access=Role.VIEWER)
+@routes.get("/whoami", access=Role.VIEWER, scope=ANY_SCOPE)
 async def whoami(request: Request) -> WhoAmI:
     """Say who calls, and what they may."""
     caller = caller_of(request)
