@@ -10,7 +10,7 @@ from typing import Any
 from blockbuster import BlockBuster
 
 TESTS = str(Path(__file__).resolve().parents[1])
-BEFORE_SERVING = ("serai/app.py", {"open_parts", "lifespan"})
+BEFORE_SERVING = (("serai/app/__init__.py", {"lifespan"}), ("serai/app/opening.py", {"open_parts"}))
 """While it starts and after it has drained, the server answers nobody and may block."""
 
 
@@ -24,7 +24,8 @@ def guard_event_loop() -> Iterator[None]:
     guard = BlockBuster("serai")
     for function in guard.functions.values():
         function.can_block_predicate = _or_called_by_a_test(function.can_block_predicate)
-        function.can_block_in(*BEFORE_SERVING)
+        for place in BEFORE_SERVING:
+            function.can_block_in(*place)
     guard.activate()
     try:
         yield
