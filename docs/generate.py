@@ -114,7 +114,7 @@ def setting(name: str, field: FieldInfo) -> Setting:
     if not is_secret and not is_set and not field.examples:
         raise ValueError(f"the setting {name} has no default: give its Field an example, examples=[…]")
     variable = f"{settings.PREFIX}{name.upper()}"
-    if get_origin(field.annotation) is dict:
+    if name == "secrets":
         variable = f"{settings.SECRET_PREFIX}<NAME>"
     return Setting(
         name=name,
@@ -139,6 +139,7 @@ def _allowed(field: FieldInfo) -> str:
         return " or ".join(code(json.dumps(value)) for value in get_args(annotation))
     names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "text"}
     words = ["a list of texts"] if get_origin(annotation) is tuple else []
+    words += ["a table of paths by name"] if get_origin(annotation) is dict and Path in _parts(annotation) else []
     words += [names[part] for part in names if part in _parts(annotation) and not words]
     bounds = {name: getattr(entry, name, None) for entry in field.metadata for name in BOUNDS if hasattr(entry, name)}
     signs = {"gt": "greater than", "ge": "at least", "le": "at most", "lt": "less than"}

@@ -111,7 +111,7 @@ def test_the_example_file_is_a_settings_file(written: dict[str, str], tmp_path: 
         if field.default is not None:
             assert getattr(loaded, name) == getattr(defaults, name), name
         elif field.examples:
-            assert str(getattr(loaded, name)) == field.examples[0]
+            assert str(getattr(loaded, name)) == str(field.examples[0])
 
 
 def test_the_check_finds_what_was_changed(

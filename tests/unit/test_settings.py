@@ -311,3 +311,9 @@ def test_no_environment_makes_it_crash(environment: dict[str, str]) -> None:
     """Whatever the variables hold, the answer is settings or one error of ours."""
     with suppress(ConfigurationError):
         assert isinstance(load(environment), Settings)
+
+
+def test_a_table_is_written_in_one_variable() -> None:
+    """SERAI_MODEL_ROOTS holds name=path, separated by commas."""
+    found = load({"SERAI_MODEL_ROOTS": "disk=/srv/models, usb = /mnt/usb"})
+    assert found.model_roots == {"disk": Path("/srv/models"), "usb": Path("/mnt/usb")}

@@ -1,34 +1,14 @@
-"""The one frozen settings object: defaults, then `serai.toml`, then `SERAI_…` variables.
+"""Every setting, with its bounds."""
 
-Anything wrong (an unknown key, a value out of bounds, an unreadable file) stops the start with a
-`ConfigurationError` that names the key, the value and what is allowed. A value that is a secret
-comes from the environment or from a file (`SERAI_JWT_SECRET_FILE=/run/secrets/jwt`), never from
-`serai.toml`, and prints as stars.
-"""
-
-import os
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from serai.errors import ConfigurationError
-
-PREFIX = "SERAI_"
-URL_FILE = "server.url"
-"""Where in its home a running server says how it is reached from this machine."""
-SECRET_PREFIX = "SERAI_SECRET_"  # noqa: S105 - the name of variables, not a secret
-FILE_SUFFIX = "_FILE"
-CONFIG_VARIABLE = "SERAI_CONFIG"
-CONFIG_NAME = "serai.toml"
-URL_VARIABLE, KEY_VARIABLE = "SERAI_URL", "SERAI_API_KEY"
-"""For the command line, which is a client; a server takes no notice of them."""
-_NOT_SETTINGS = frozenset({CONFIG_VARIABLE, URL_VARIABLE, KEY_VARIABLE})
 
 Bytes = Annotated[int, Field(ge=0, le=2**50)]
 Seconds = Annotated[float, Field(gt=0, le=366 * 86400, allow_inf_nan=False)]
@@ -36,6 +16,8 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 MIB = 2**20
 GIB = 2**30
+
+HINT = "serai.toml.example lists every setting with its bounds and default."
 
 
 class Settings(BaseModel):
@@ -158,6 +140,40 @@ class Settings(BaseModel):
         True, description="Answers of a deprecated version carry a Deprecation header and a warning."
     )
 
+    # Models in memory
+    cpu_memory_share: float = Field(
+        0.6, gt=0, le=0.95, description="Share of the machine's memory (or of its limit) that all models share."
+    )
+    gpu_memory_share: float = Field(0.9, gt=0, le=0.9, description="Share of each graphics card's memory.")
+    cpu_memory_bytes: Bytes | None = Field(
+        None, description="The models' share of memory in bytes, in place of cpu_memory_share.", examples=[8 * GIB]
+    )
+    worker_threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Threads of one model on the processor; half of the cores if not given, so that two run at once.",
+        examples=[4],
+    )
+    keep_alive_s: float = Field(
+        300, ge=-1, le=366 * 86400, description="How long a model stays after its last use; -1: until there is no room."
+    )
+    load_timeout_s: Seconds = Field(600, description="How long a load may take.")
+    worker_silence_s: Seconds = Field(120, description="A worker that runs and says nothing for so long is ended.")
+    request_timeout_s: float = Field(
+        300, ge=1, le=600, description="How long a request may take, its wait for a model included, if it does not say."
+    )
+    max_waiting_requests: Count = Field(256, description="Requests that may wait for a model; 503 for further ones.")
+    max_waiting_requests_per_key: Count = Field(64, description="The same of one key.")
+    model_roots: dict[str, Path] = Field(
+        {}, description="Folders with weights, by the names that a version's source uses.", examples=[{}]
+    )
+    models_path: Path | None = Field(
+        None,
+        description="Folder of the weights that were pulled; default in `home`.",
+        examples=["/srv/serai/models"],
+    )
+
     # Jobs
     job_concurrency: int = Field(2, ge=1, le=1000, description="Jobs without a model that run at the same time.")
     job_max_queued: Count = Field(10_000, description="Jobs that may wait; further ones are refused with 503.")
@@ -173,10 +189,10 @@ class Settings(BaseModel):
     log_max_bytes: Bytes = Field(20 * MIB, description="Size at which a log file is rotated.")
     log_backups: int = Field(5, ge=0, le=100, description="Rotated log files that are kept.")
 
-    @field_validator("home", "blobs_path")
+    @field_validator("home", "blobs_path", "models_path")
     @classmethod
     def _expand(cls, path: Path | None) -> Path | None:
-        return _expanded(path).absolute() if path is not None else None
+        return expanded(path).absolute() if path is not None else None
 
     @field_validator("public_url", "allowed_hosts", "cors_origins")
     @classmethod
@@ -216,35 +232,17 @@ class Settings(BaseModel):
     def blobs_folder(self) -> Path:
         return self.blobs_path or self.home / "blobs"
 
+    @property
+    def models_folder(self) -> Path:
+        return self.models_path or self.home / "models"
+
     def __repr_args__(self) -> Iterable[tuple[str, Any]]:
         return self.public().items()
 
     def public(self) -> dict[str, Any]:
         """Return the settings in force as JSON values, secrets and passwords as stars."""
         values = self.model_dump(mode="json")
-        return {name: _without_password(value) if name in _URL_FIELDS else value for name, value in values.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientSettings:
-    """Where the command line finds the server, and its key (None: there is none to be found)."""
-
-    url: str
-    api_key: str | None
-
-
-def client_settings(url: str | None, api_key: str | None) -> ClientSettings:
-    """Return what was given, else what the environment says, else this machine's server and its first key."""
-    found_url, found_key = url or os.environ.get(URL_VARIABLE), api_key or os.environ.get(KEY_VARIABLE)
-    if found_url is None:
-        settings = load()
-        said = settings.home / URL_FILE
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        found_url = said.read_text("utf-8") if os.access(said, os.R_OK) else f"http://{host}:{settings.port}"
-        key_file = settings.home / "admin.key"
-        if found_key is None and os.access(key_file, os.R_OK):
-            found_key = key_file.read_text("utf-8").strip()
-    return ClientSettings(url=found_url.rstrip("/"), api_key=found_key)
+        return {name: without_password(value) if name in URL_FIELDS else value for name, value in values.items()}
 
 
 def is_loopback(host: str) -> bool:
@@ -255,125 +253,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def load(
-    environment: Mapping[str, str] | None = None,
-    file: Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> Settings:
-    """Return the settings from `file` (TOML), then `environment`, then `overrides` (the command line).
-
-    Without `file`, `SERAI_CONFIG` names it, else `serai.toml` in the working folder or in `home` is
-    read if it is there. Raises ConfigurationError.
-    """
-    environment = os.environ if environment is None else environment
-    variables = _from_environment(environment)
-    values: dict[str, Any] = {}
-    source = _find_file(environment, file, variables, overrides or {})
-    if source is not None:
-        values.update(_from_toml(source))
-    values.update(variables)
-    values.update({key: value for key, value in (overrides or {}).items() if value is not None})
-    try:
-        return Settings(**values)
-    except ValidationError as error:
-        raise ConfigurationError(_explain(error, values), hint=_HINT) from None
-
-
-_HINT = "serai.toml.example lists every setting with its bounds and default."
-
-
-def _find_file(
-    environment: Mapping[str, str], file: Path | None, variables: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> Path | None:
-    named = file or (Path(environment[CONFIG_VARIABLE]) if environment.get(CONFIG_VARIABLE) else None)
-    if named is not None:
-        if not named.is_file():
-            raise ConfigurationError(f"The settings file {named} does not exist.", hint=_HINT)
-        return named
-    home = _expanded(Path(overrides.get("home") or variables.get("home") or Settings.model_fields["home"].default))
-    return next((path for path in (Path(CONFIG_NAME), home / CONFIG_NAME) if path.is_file()), None)
-
-
-def _from_toml(path: Path) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} cannot be read as TOML: {error}", hint=_HINT) from None
-    secret = sorted(key for key in values if key in _SECRET_FIELDS)
-    if secret:
-        raise ConfigurationError(
-            f"{', '.join(secret)}: a secret does not belong in {path.name}.",
-            hint=f"Use {PREFIX}{secret[0].upper()} or {PREFIX}{secret[0].upper()}{FILE_SUFFIX}.",
-        )
-    return values
-
-
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    secrets: dict[str, str] = {}
-    for variable, given in environment.items():
-        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS:
-            continue
-        is_secret = variable.startswith(SECRET_PREFIX)
-        key = variable.removeprefix(SECRET_PREFIX if is_secret else PREFIX).lower()
-        text = given
-        if key.endswith(FILE_SUFFIX.lower()) and (is_secret or key not in Settings.model_fields):
-            key = key.removesuffix(FILE_SUFFIX.lower())
-            text = _read_value_file(variable, given)
-        if not is_secret and (key == "secrets" or key not in Settings.model_fields):
-            raise ConfigurationError(f"{variable} is not a setting.{_nearest(key)}", hint=_HINT)
-        if key in (secrets if is_secret else values):
-            plain = variable.removesuffix(FILE_SUFFIX)
-            raise ConfigurationError(f"{plain} and {plain}{FILE_SUFFIX} are both set; only one may be.", hint=_HINT)
-        if is_secret:
-            secrets[key] = text
-        else:
-            values[key] = [part.strip() for part in text.split(",") if part.strip()] if key in _LIST_FIELDS else text
-    return {**values, "secrets": secrets} if secrets else values
-
-
-def _read_value_file(variable: str, path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{variable} names a file that cannot be read: {error}", hint=_HINT) from None
-
-
-def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
-    lines = []
-    for entry in error.errors(include_url=False, include_context=False):
-        if not entry["loc"]:
-            lines.append(entry["msg"].removeprefix("Value error, "))
-            continue
-        key = str(entry["loc"][0])
-        if entry["type"] == "extra_forbidden":
-            lines.append(f"{key} is not a setting.{_nearest(key)}")
-            continue
-        shown = "a secret" if key in _SECRET_FIELDS else repr(_shown(key, values.get(key)))
-        allowed = entry["msg"].removeprefix("Value error, ")
-        lines.append(f"{key} = {shown} is not allowed: {allowed[:1].lower()}{allowed[1:]}.")
-    return "\n".join(lines)
-
-
-def _nearest(key: str) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(key, Settings.model_fields, n=1)
-    return f" Did you mean {close[0]}?" if close else ""
-
-
-def _expanded(path: Path) -> Path:
+def expanded(path: Path) -> Path:
+    """Return `path` with `~` resolved. Raises ConfigurationError for a user who is not known."""
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ConfigurationError(f"{path} names the home folder of a user that is not known.", hint=_HINT) from None
+        raise ConfigurationError(f"{path} names the home folder of a user that is not known.", hint=HINT) from None
 
 
-def _shown(key: str, value: Any) -> Any:
-    return _without_password(value) if key in _URL_FIELDS and isinstance(value, str) else value
-
-
-def _without_password(url: str | None) -> str | None:
+def without_password(url: str | None) -> str | None:
     """Return the URL with stars for its password, wherever drivers look for one; all stars for what is no URL."""
     if url is None:
         return None
@@ -386,6 +274,4 @@ def _without_password(url: str | None) -> str | None:
     return f"{scheme}://{user}{':***' if colon else ''}{at}{place}"
 
 
-_SECRET_FIELDS = frozenset({"jwt_secret", "jwt_previous_secrets", "secrets_key", "secrets"})
-_URL_FIELDS = frozenset({"database_url", "redis_url"})
-_LIST_FIELDS = frozenset(name for name, field in Settings.model_fields.items() if "tuple" in str(field.annotation))
+URL_FIELDS = frozenset({"database_url", "redis_url"})
