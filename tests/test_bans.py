@@ -81,6 +81,7 @@ DOORS = {
     "ids.py": {"time.time_ns"},
     "outbound/client.py": {"httpcore"},
     "outbound/pinning.py": {"httpcore"},
+    "outbound/pool.py": {"httpcore"},
     "settings/loading.py": {"os.environ"},
 }
 

@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 
 from serai.api.build import build
-from serai.app.opening import open_database, open_parts, registry_rules
+from serai.app.ground import open_database, registry_rules
+from serai.app.opening import open_parts
 from serai.clock import Clock, SystemClock
 from serai.errors import SeraiError
 from serai.ids import NewId, new_id

@@ -49,7 +49,8 @@ class Generate(Task, frozen=True, tag="generate"):
     """Go on from a prompt: a chat whose template is rendered, or plain text.
 
     Events: `Text` as tokens come; `Done` with `finish_reasons` (one per answer: stop, length), `usage`
-    {prompt_tokens, completion_tokens, cached_tokens} and `timings` {prompt_s, generation_s}.
+    {prompt_tokens, completion_tokens, cached_tokens} (None where another server tells none) and `timings`
+    {prompt_s, generation_s}.
     """
 
     prompt: str
@@ -63,8 +64,9 @@ class Generate(Task, frozen=True, tag="generate"):
 class Chat(Task, frozen=True, tag="chat"):
     """Answer messages: for engines that render them themselves, which are those of other servers.
 
-    `messages`, `tools` and `tool_choice` are in OpenAI's form. Events as for `Generate`; a message's
-    tool calls come in `Done` as `tool_calls`.
+    `messages`, `tools` and `tool_choice` are in OpenAI's form. Events as for `Generate`; the finish reason
+    can be tool_calls or content_filter, too. `Done` also holds, where there are any, `tool_calls` (for each
+    answer a list in OpenAI's form), `reasoning` and `refusal` (for each answer a text).
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -81,15 +83,25 @@ class Array(msgspec.Struct, frozen=True, kw_only=True):
     shape: tuple[int, ...]
     data: bytes
 
+    @property
+    def document(self) -> dict[str, Any]:
+        """The array as events hold it, so that it is the same before and behind a process's border."""
+        return {"dtype": self.dtype, "shape": list(self.shape), "data": self.data}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "Array":
+        """Return the array that a result holds. Raises msgspec.ValidationError."""
+        return msgspec.convert(document, cls)
+
 
 class Infer(Task, frozen=True, tag="infer"):
-    """Run a network once on named arrays. `Done` holds `outputs`: name → `Array`."""
+    """Run a network once on named arrays. `Done` holds `outputs`: name → `Array.document`."""
 
     inputs: Mapping[str, Array]
 
 
 class Embed(Task, frozen=True, tag="embed"):
-    """Return a vector for each text. `Done` holds `embeddings` (an `Array` of texts × dimensions) and `usage`."""
+    """Return a vector for each text. `Done` holds `embeddings` (`Array.document`, texts × dimensions) and `usage`."""
 
     texts: tuple[str, ...]
 

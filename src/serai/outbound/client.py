@@ -5,6 +5,7 @@ redirects, keep cookies and read proxies and passwords from the environment, and
 without a bound.
 """
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -20,9 +21,12 @@ from serai.errors import DeadlineExceeded, UpstreamFailed
 from serai.outbound.bodies import ACCEPT_ENCODING, BodyDecoder
 from serai.outbound.hops import MAX_REDIRECTS, Hop, OutboundSecret
 from serai.outbound.pinning import PinnedBackend, Resolver, resolve_host
+from serai.outbound.pool import ConnectionPool
 from serai.outbound.targets import AddressPolicy, Target, parse_target
 
 MIB = 1024 * 1024
+
+_NETWORK_ERRORS = (TimeoutError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError)
 
 
 class CallOptions(TypedDict, total=False):
@@ -72,14 +76,18 @@ class _Call:
                 raise TimeoutError
             with anyio.fail_after(self.remaining_s):
                 yield
-        except (TimeoutError, httpcore.TimeoutException) as error:
-            raise DeadlineExceeded(f"{self.host} did not answer in time") from error
-        except (httpcore.NetworkError, OSError) as error:
-            untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
-            reason = "its certificate was not accepted" if untrusted else "the connection failed"
-            raise UpstreamFailed(f"{self.host}: {reason}") from error
-        except httpcore.ProtocolError as error:
-            raise UpstreamFailed(f"{self.host} answered something that is not HTTP") from error
+        except _NETWORK_ERRORS as error:
+            raise self.failure(error) from error
+
+    def failure(self, error: BaseException) -> DeadlineExceeded | UpstreamFailed:
+        """Return the error of ours for one of `_NETWORK_ERRORS`."""
+        if isinstance(error, TimeoutError | httpcore.TimeoutException):
+            return DeadlineExceeded(f"{self.host} did not answer in time")
+        if isinstance(error, httpcore.ProtocolError):
+            return UpstreamFailed(f"{self.host} answered something that is not HTTP")
+        untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
+        reason = "its certificate was not accepted" if untrusted else "the connection failed"
+        return UpstreamFailed(f"{self.host}: {reason}")
 
 
 class StreamedReply:
@@ -105,18 +113,26 @@ class StreamedReply:
         decoder = BodyDecoder(self.headers.get("content-encoding", ""), self._call.max_bytes)
         async with aclosing(self._response.aiter_stream()) as wire:  # type: ignore[type-var]
             while (chunk := await self._next(wire)) is not None:
-                for piece in decoder.feed(chunk):
-                    with self._call.guard():
-                        # One chunk can hold a thousand pieces: others run, and the deadline counts, between them.
-                        await anyio.lowlevel.checkpoint()
+                for number, piece in enumerate(decoder.feed(chunk)):
+                    if number:
+                        with self._call.guard():
+                            # One chunk can hold a thousand pieces: others run, and the deadline counts, between them.
+                            await anyio.lowlevel.checkpoint()
                     if piece:
                         yield piece
         if rest := decoder.finish():
             yield rest
 
     async def _next(self, wire: AsyncIterator[bytes]) -> bytes | None:
-        with self._call.guard():
-            return await anext(wire, None)
+        remaining_s = self._call.remaining_s
+        try:
+            if remaining_s <= 0:
+                raise TimeoutError
+            # Not `guard`: this runs for each token of an answer, and anyio's scope takes three times as long.
+            async with asyncio.timeout(remaining_s):
+                return await anext(wire, None)
+        except _NETWORK_ERRORS as error:
+            raise self._call.failure(error) from error
 
 
 class Outbound:
@@ -144,14 +160,11 @@ class Outbound:
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
         self._defaults = {"accept": "*/*", "accept-encoding": ACCEPT_ENCODING, "user-agent": user_agent}
-        # No bound on connections: a call that waits for a slot can lose it for good when it is cancelled,
-        # and every call is bounded in time anyway.
-        self._pool = httpcore.AsyncConnectionPool(
+        self._pool = ConnectionPool(
             ssl_context=ssl_context or httpcore.default_ssl_context(),
-            max_connections=None,
-            max_keepalive_connections=20,
-            keepalive_expiry=15,
             network_backend=PinnedBackend(self._policy, resolve),
+            keepalive_expiry=15,
+            max_idle=64,
         )
 
     async def __aenter__(self) -> Self:

@@ -3,6 +3,7 @@
 # ruff: noqa: ASYNC109 the signatures with `timeout` are httpcore's
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -21,6 +22,7 @@ Resolver = Callable[[str], Awaitable[Sequence[str]]]
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
 _MAX_ATTEMPTS = 4
+_MOST_UNSENT = 64 * 1024
 
 
 async def resolve_host(host: str) -> Sequence[str]:
@@ -82,16 +84,29 @@ class PinnedBackend(httpcore.AsyncNetworkBackend):
 
 
 class _Connected(httpcore.AsyncNetworkStream):
-    """A connection that is closed when its TLS handshake is cancelled; httpcore 1.0 closes it on errors only."""
+    """A connection that is closed when its TLS handshake is cancelled; httpcore 1.0 closes it on errors only.
+
+    What is written goes out when the answer is asked for, so that head and body of a request are one packet.
+    """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
+        self._unsent = b""
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._unsent:
+            with contextlib.suppress(httpcore.WriteError):  # an answer may be there all the same
+                await self._send(timeout)
         return await self._stream.read(max_bytes, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._stream.write(buffer, timeout)
+        self._unsent += buffer
+        if len(self._unsent) > _MOST_UNSENT:
+            await self._send(timeout)
+
+    async def _send(self, timeout: float | None) -> None:
+        unsent, self._unsent = self._unsent, b""
+        await self._stream.write(unsent, timeout)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -100,7 +115,7 @@ class _Connected(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         try:
-            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+            return _Connected(await self._stream.start_tls(ssl_context, server_hostname, timeout))
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self.aclose()

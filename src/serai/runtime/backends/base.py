@@ -15,10 +15,16 @@ class Worker(Protocol):
         """The id of its process on this machine, or None."""
 
     def send(self, message: ToWorker) -> None:
-        """Queue a message; never blocks, never raises for a worker that is gone."""
+        """Queue a message; never blocks, does nothing for a worker that is gone.
+
+        Raises TooLarge for a message over 1 GiB, of which nothing is sent then. A worker that has left as
+        much unread is ended.
+        """
 
     async def receive(self) -> Sequence[FromWorker]:
-        """Return the next messages, at least one. A cancelled call loses none.
+        """Return the next messages, at least one. A cancelled call loses none. One caller at a time.
+
+        Nothing is read while nobody calls it: a worker that says more than is received has to wait.
 
         Raises `WorkerGone` (a `SeraiError`, see `serai.runtime.errors`) when there will be no more.
         """

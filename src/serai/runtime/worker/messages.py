@@ -47,11 +47,11 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
     pass
 
 
-class Loading(msgspec.Struct, frozen=True, kw_only=True, tag="loading"):
+class Loading(msgspec.Struct, frozen=True, kw_only=True, tag="loading", array_like=True):
     fraction: float
 
 
-class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready", array_like=True):
     bytes: int
     """Memory in use: the device's allocator, or the process's own (PSS)."""
     max_runs: int
@@ -59,19 +59,19 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
 
 
 class Told(msgspec.Struct, frozen=True, tag="event", array_like=True):
-    """An event of a run; positional, because there is one for each token."""
+    """An event of a run."""
 
     run: int
     event: Event
 
 
-class Stats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
+class Stats(msgspec.Struct, frozen=True, kw_only=True, tag="stats", array_like=True):
     bytes: int
     runs: int
     steps: int
 
 
-class Exit(msgspec.Struct, frozen=True, kw_only=True, tag="exit"):
+class Exit(msgspec.Struct, frozen=True, kw_only=True, tag="exit", array_like=True):
     """Why the worker ends: `code` '' after `Stop`, else that of an error; the other fields are the error's."""
 
     code: str = ""
@@ -81,3 +81,4 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True, tag="exit"):
 
 ToWorker = Load | Start | Feed | Cancel | Stop
 FromWorker = Loading | Ready | Told | Stats | Exit
+"""Positional (`array_like`), all of them: there is a `Told` for each token, and a union has one form."""

@@ -1,0 +1,110 @@
+"""What runs models: workers, the runtime, serving."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import serai
+from serai.app.ground import Ground
+from serai.engines.catalogue import CATALOGUE
+from serai.engines.remote import RemoteEngine
+from serai.engines.remote_secrets import RemoteSecrets
+from serai.errors import ConfigurationError
+from serai.runtime import hardware
+from serai.runtime.backends.local import LocalBackend
+from serai.runtime.footprints import DatabaseFootprints
+from serai.runtime.metrics import RuntimeMetrics
+from serai.runtime.model import Device, DeviceKind, Limits
+from serai.runtime.runtime import Pace, Runtime
+from serai.serving.circuit import Circuits
+from serai.serving.course import CourseParts
+from serai.serving.metrics import ServingMetrics
+from serai.serving.placer import Placer
+from serai.serving.placing import Machine
+from serai.serving.recorder import DecisionRecorder
+from serai.serving.serving import Books, Serving
+from serai.serving.standing import Standing
+from serai.serving.weights import LocalWeights
+from serai.settings import Settings
+
+PACKAGED = Path(serai.__file__).parent / "starters"
+"""The weights that ship with the package, a folder each."""
+
+
+async def open_serving(ground: Ground) -> Serving:
+    """Open what answers with models; the first load starts the first process."""
+    settings, database, clock, stack = ground.settings, ground.database, ground.clock, ground.stack
+    devices = await asyncio.to_thread(_devices, settings)
+    runtime = await _open_runtime(ground, devices)
+    counts = ServingMetrics()
+    ground.metrics.register(counts)
+    weights = LocalWeights(package=PACKAGED, pulled=settings.models_folder, roots=settings.model_roots)
+    remote_secrets = RemoteSecrets(lambda name: database.read(ground.secrets.reveal, name), clock=clock)
+    parts = CourseParts(
+        runtime=runtime,
+        remote=RemoteEngine(ground.outbound, clock=clock),
+        reveal=remote_secrets.get,
+        placer=Placer(_machine(settings, devices), weights),
+        standing=Standing(runtime, Circuits()),
+        clock=clock,
+        metrics=counts,
+    )
+    recorder = DecisionRecorder(database, on_dropped=counts.dropped.inc)
+    serving = Serving(ground.registry, parts, Books(recorder=recorder, new_id=ground.new_id))
+    stack.push_async_callback(serving.close)
+    return serving
+
+
+async def _open_runtime(ground: Ground, devices: Sequence[Device]) -> Runtime:
+    settings, clock, stack = ground.settings, ground.clock, ground.stack
+    footprints = DatabaseFootprints(ground.database, clock)
+    await footprints.open()
+    stack.push_async_callback(footprints.close)
+    backend = LocalBackend(clock=clock, environment=settings.worker_environment)
+    stack.push_async_callback(backend.close)
+    counts = RuntimeMetrics()
+    runtime = Runtime(
+        backend=backend,
+        devices=devices,
+        limits=Limits(
+            cores=hardware.usable_cores(),
+            max_waiting=settings.max_waiting_requests,
+            max_waiting_per_caller=settings.max_waiting_requests_per_key,
+            keep_alive_s=settings.keep_alive_s,
+        ),
+        clock=clock,
+        new_id=ground.new_id,
+        footprints=footprints,
+        observer=counts,
+        pace=Pace(load_timeout_s=settings.load_timeout_s, silence_s=settings.worker_silence_s),
+    )
+    counts.figures = runtime.figures
+    ground.metrics.register(counts)
+    stack.push_async_callback(runtime.close)
+    return runtime
+
+
+def _devices(settings: Settings) -> tuple[Device, ...]:
+    """Return the devices of this machine, with the budgets that the settings give them."""
+    found = hardware.devices(
+        cpu_share=settings.cpu_memory_share, card_share=settings.gpu_memory_share, cards=hardware.find_cards()
+    )
+    if settings.cpu_memory_bytes is None:
+        return found
+    if settings.cpu_memory_bytes == 0:
+        raise ConfigurationError("cpu_memory_bytes is 0: no model could be loaded.", hint="Leave it out, or raise it.")
+    return tuple(
+        replace(device, budget=settings.cpu_memory_bytes) if device.kind is DeviceKind.CPU else device
+        for device in found
+    )
+
+
+def _machine(settings: Settings, devices: Sequence[Device]) -> Machine:
+    cores = hardware.usable_cores()
+    missing: Mapping[str, tuple[str, ...]] = {name: info.missing for name, info in CATALOGUE.items() if info.missing}
+    return Machine(
+        device_kinds=frozenset(device.kind.value for device in devices),
+        threads=min(settings.worker_threads or max(1, cores // 2), cores),
+        missing=missing,
+    )
