@@ -156,7 +156,7 @@ class OutOfMemory(EngineFailed):
 
 class WorkerCrashed(EngineFailed):
     code = "WORKER_CRASHED"
-    default_hint = "Send the request again: the model is loaded anew when it is needed."
+    default_hint = "It is left alone for some minutes; POST /models/{ref}/cooldown/clear lets it be tried again at once."
 
 
 class WorkerHung(EngineFailed):

@@ -1,6 +1,6 @@
 """Why a request gets no lease, or loses the one it has."""
 
-from serai.errors import SeraiError, Unavailable
+from serai.errors import Cancelled, SeraiError, Unavailable
 
 
 class DoesNotFit(Unavailable):
@@ -8,6 +8,12 @@ class DoesNotFit(Unavailable):
 
     code = "MODEL_DOES_NOT_FIT"
     default_hint = "Choose a smaller quantization, raise the device's budget, or run it on a larger machine."
+
+    @classmethod
+    def by(cls, needed: int, budget: int) -> "DoesNotFit":
+        """Return the error for so many bytes at once, and so many that there are."""
+        details = {"needed_bytes": needed, "budget_bytes": budget}
+        return cls(f"The models need {needed} bytes at once; the budget is {budget} bytes.", details=details)
 
 
 class QueueFull(Unavailable):
@@ -29,6 +35,13 @@ class ModelUnloaded(Unavailable):
 
     code = "MODEL_UNLOADED"
     default_hint = "Send the request again; the model is loaded when it is needed."
+
+
+class SlowConsumer(Cancelled):
+    """Too much of an answer was waiting to be read, so its run was cancelled."""
+
+    code = "SLOW_CONSUMER"
+    default_hint = "Read the events as they come, or ask without streaming."
 
 
 class WorkerGone(SeraiError):

@@ -94,14 +94,19 @@ class Ledger:
                 return entry
         return None
 
-    def loaded(self, unit: UnitId, measured: int | None, now: float) -> Resident:
-        """Record that a load ended well, with the bytes that it really took where they were measured."""
-        if measured is not None:
-            self._measured[unit] = measured
+    def loaded(self, unit: UnitId, measured: int | None, max_leases: int | None, now: float) -> None:
+        """Record that a load ended well, with what the worker tells better than the estimate."""
         resident = self.residents[unit].moved(UnitState.READY)
-        taken = resident.bytes if measured is None else measured
-        self.residents[unit] = replace(resident, bytes=taken, last_use=now, expires=now + self._keep_alive[unit])
-        return self.residents[unit]
+        spec = replace(resident.spec, max_leases=max_leases or resident.spec.max_leases)
+        self.residents[unit] = replace(resident, spec=spec, last_use=now, expires=now + self._keep_alive[unit])
+        if measured is not None:
+            self.measure(unit, measured)
+
+    def measure(self, unit: UnitId, size: int) -> None:
+        """Record what a unit really takes. Plans count at most its device's budget: it did fit, with nothing beside."""
+        resident = self.residents[unit]
+        self._measured[unit] = min(size, self.devices[resident.device].budget)
+        self.residents[unit] = replace(resident, bytes=size)
 
     def move(self, unit: UnitId, state: UnitState) -> None:
         self.residents[unit] = self.residents[unit].moved(state)

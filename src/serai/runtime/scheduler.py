@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from serai.errors import SeraiError
 from serai.registry.errors import CandidateInCooldown
-from serai.registry.failure import Cooldown, next_cooldown
+from serai.registry.failure import Cooldown, failure_of, next_cooldown
 from serai.runtime import arbiter
 from serai.runtime.errors import DoesNotFit, ModelUnloaded, QueueFull, QueueTimeout
 from serai.runtime.estimate import Estimator
@@ -98,9 +98,15 @@ class Scheduler:
         return self._settle(now)
 
     def on_cancel(self, request: str, now: float) -> tuple[Effect, ...]:
-        """Forget a request that waits, or end its lease. A load under way goes on and is kept as long as any other."""
-        if self._line.remove(request) is None:
+        """Forget a request that waits, with the loads under way that nobody else waits for; or end its lease."""
+        waiting = self._line.remove(request)
+        if waiting is None:
             self._release(request, now)
+        else:
+            for unit in waiting.units - self._wanted():
+                resident = self._ledger.residents.get(unit)
+                if resident is not None and resident.state is UnitState.LOADING and not resident.spec.pinned:
+                    self._stop(unit)
         return self._settle(now)
 
     def on_done(self, request: str, now: float) -> tuple[Effect, ...]:
@@ -113,19 +119,31 @@ class Scheduler:
 
     # Units
 
-    def on_ready(self, unit: UnitId, now: float, *, measured: int | None = None) -> tuple[Effect, ...]:
-        """A load ended well and took `measured` bytes; the cooldown is over."""
+    def on_ready(
+        self, unit: UnitId, now: float, *, measured: int | None = None, max_leases: int | None = None
+    ) -> tuple[Effect, ...]:
+        """A load ended well and took `measured` bytes, for `max_leases` at once; the cooldown is over."""
         resident = self._ledger.residents.get(unit)
         if resident is not None and resident.state is UnitState.LOADING:
             self._cooldowns.pop(unit, None)
             self._estimator.load.add(unit, now - resident.since)
-            self._ledger.loaded(unit, measured, now)
+            self._ledger.loaded(unit, measured, max_leases, now)
+        return self._settle(now)
+
+    def on_grown(self, unit: UnitId, measured: int, now: float) -> tuple[Effect, ...]:
+        """A loaded unit takes more memory than it did; what is idle makes way if the budget is passed."""
+        resident = self._ledger.residents.get(unit)
+        if resident is not None and resident.bytes < measured:
+            self._ledger.measure(unit, measured)
         return self._settle(now)
 
     def on_failed(self, unit: UnitId, error: SeraiError, now: float) -> tuple[Effect, ...]:
-        """A load failed, or a worker crashed; its memory is free. Who uses or awaits it gets the error; a cooldown."""
+        """A load failed, or a worker was lost; its memory is free. Who uses it gets the error.
+
+        Where the failure starts a cooldown, who waits for it gets the error, too; else it is loaded again.
+        """
         resident = self._ledger.residents.get(unit)
-        if resident is not None and resident.state is not UnitState.UNLOADING:
+        if resident is not None and _starts_cooldown(resident.state, error):
             self._cooldowns[unit] = next_cooldown(self._cooldowns.get(unit), now)
             for waiting in [waiting for waiting in self._line if unit in waiting.units]:
                 self._refuse(waiting, error)
@@ -253,7 +271,7 @@ class Scheduler:
         if isinstance(planned, arbiter.Refuse):
             if holds.devices and not isinstance(arbiter.plan(targets, outlook, devices), arbiter.Refuse):
                 return None
-            self._refuse(waiting, _does_not_fit(planned.needed, planned.budget))
+            self._refuse(waiting, DoesNotFit.by(planned.needed, planned.budget))
             return None
         if isinstance(planned, arbiter.Plan):
             keep_alive = self._keep_alive(waiting.request)
@@ -341,7 +359,7 @@ class Scheduler:
         targets = [self._ledger.known(spec) for spec in request.units]
         planned = arbiter.plan(targets, (), tuple(self._ledger.devices.values()))
         if isinstance(planned, arbiter.Refuse):
-            return _does_not_fit(planned.needed, planned.budget)
+            return DoesNotFit.by(planned.needed, planned.budget)
         cooldown = max(self.cooldown(spec.id, now) for spec in request.units)
         if cooldown > 0:
             return CandidateInCooldown("The model failed to load a short while ago.", retry_after=cooldown)
@@ -377,6 +395,6 @@ class Scheduler:
         return {unit for waiting in self._line if waiting.admitted for unit in waiting.units}
 
 
-def _does_not_fit(needed: int, budget: int) -> DoesNotFit:
-    details = {"needed_bytes": needed, "budget_bytes": budget}
-    return DoesNotFit(f"The models need {needed} bytes at once; the budget is {budget} bytes.", details=details)
+def _starts_cooldown(state: UnitState, error: SeraiError) -> bool:
+    """Say whether a failure forbids loading for a while: any of a load, and such of a loaded unit as may repeat."""
+    return state is UnitState.LOADING or (state is not UnitState.UNLOADING and failure_of(error).starts_cooldown)

@@ -4,7 +4,7 @@ from typing import TypeVar
 
 import pytest
 
-from serai.errors import UpstreamFailed
+from serai.errors import WorkerCrashed, WorkerHung
 from serai.registry.errors import CandidateInCooldown
 from serai.runtime.errors import DoesNotFit, ModelUnloaded, QueueFull, QueueTimeout
 from serai.runtime.model import (
@@ -26,7 +26,8 @@ from serai.runtime.model import (
 from serai.runtime.scheduler import Scheduler
 
 E = TypeVar("E")
-BROKEN = UpstreamFailed("It broke.")
+BROKEN = WorkerCrashed("It broke.")
+HUNG = WorkerHung("It hung.")
 
 
 def unit(name: str, size: int = 6, *, threads: int = 0, leases: int = 1, pinned: bool = False) -> UnitSpec:
@@ -319,12 +320,87 @@ def test_cancel_while_the_victim_leaves_stops_the_load() -> None:
     assert core.residents == ()
 
 
-def test_cancel_while_loading_leaves_an_idle_unit() -> None:
-    """The load goes on; what it brings is idle and goes at its keep_alive."""
+def test_cancel_while_loading_gives_the_load_up() -> None:
+    """A load that only the cancelled request waited for is stopped; the next request loads anew."""
     core = scheduler()
-    core.on_request(request("r", A, keep_alive=0.0), 1.0)
+    core.on_request(request("r", A), 1.0)
+    assert core.on_cancel("r", 2.0) == (Unload(unit=A.id),)
+    assert core.on_ready(A.id, 2.5) == ()
+    assert only(Load, core.on_request(request("next", A), 3.0)) == []
+    assert only(Load, core.on_unload(A.id, 4.0)) == [Load(unit=A, device="cpu", bytes=6)]
+    assert core.cooldown(A.id, 4.0) == 0.0
+
+
+@pytest.mark.parametrize("other", [request("other", A), request("other", A, SMALL, caller="y")])
+def test_cancel_while_loading_leaves_the_load_to_others(other: Request) -> None:
+    """A load that somebody else waits for, alone or in a set, goes on."""
+    core = scheduler()
+    core.on_request(request("r", A), 1.0)
+    core.on_request(other, 1.5)
+    assert only(Unload, core.on_cancel("r", 2.0)) == []
+    core.on_ready(SMALL.id, 3.0)
+    assert granted(core.on_ready(A.id, 3.0)) == ["other"]
+
+
+def test_cancel_while_loading_leaves_a_pinned_unit() -> None:
+    """Somebody wants it in memory whoever asks for it."""
+    core = scheduler()
+    core.on_request(request("r", unit("a", pinned=True)), 1.0)
     assert core.on_cancel("r", 2.0) == ()
-    assert core.on_ready(A.id, 3.0) == (Unload(unit=A.id),)
+
+
+def test_a_deadline_leaves_the_load() -> None:
+    """A load that takes longer than requests wait is not begun again and again: it goes on, and the next one has it."""
+    core = scheduler()
+    core.on_request(request("r", A, deadline=5.0), 1.0)
+    assert isinstance(refusal(core.on_tick(5.0)), QueueTimeout)
+    core.on_request(request("next", A), 6.0)
+    assert granted(core.on_ready(A.id, 7.0)) == ["next"]
+
+
+def test_a_hung_worker_is_loaded_again() -> None:
+    """Its leases get the error; who waits stays in line, for it is no failure to load, and the unit comes anew."""
+    core = scheduler()
+    loaded(core, A)
+    core.on_request(request("r", A), 1.0)
+    core.on_request(request("next", A), 2.0)
+    revoked, *effects = core.on_failed(A.id, HUNG, 3.0)
+    assert revoked == Revoke(request="r", unit=A.id, error=HUNG)
+    assert only(Load, tuple(effects)) == [Load(unit=A, device="cpu", bytes=6)]
+    assert core.cooldown(A.id, 3.0) == 0.0
+    assert granted(core.on_ready(A.id, 4.0)) == ["next"]
+
+
+def test_a_load_that_fails_in_whatever_way_starts_a_cooldown() -> None:
+    """What would be no reason after the load is one during it: trying again at once would fail again."""
+    core = scheduler()
+    core.on_request(request("r", A), 1.0)
+    assert refusal(core.on_failed(A.id, HUNG, 2.0)) is HUNG
+    assert core.cooldown(A.id, 2.0) == 300.0
+
+
+def test_the_worker_says_how_many_leases_it_takes() -> None:
+    """What was assumed before the load is replaced by what the engine can do."""
+    core = scheduler()
+    core.on_request(request("r1", A), 0.0)
+    core.on_request(request("r2", A), 0.0)
+    core.on_request(request("r3", A), 0.0)
+    assert granted(core.on_ready(A.id, 1.0, max_leases=2)) == ["r1", "r2"]
+
+
+def test_a_unit_that_grows_pushes_out_what_is_idle() -> None:
+    """The budget holds for what is measured later, too; what is loaded alone is not refused for its growth."""
+    core = scheduler()
+    loaded(core, SMALL)
+    core.on_request(request("r", A), 1.0)
+    core.on_ready(A.id, 1.0)
+    assert core.on_grown(A.id, 7, 2.0) == ()
+    assert core.on_grown(A.id, 12, 3.0) == (Unload(unit=SMALL.id),)
+    core.on_unload(SMALL.id, 3.0)
+    assert core.on_grown(A.id, 5, 4.0) == ()
+    assert only(Unload, core.on_done("r", 5.0)) == [Unload(unit=A.id)]
+    assert only(Load, core.on_unload(A.id, 6.0)) == []
+    assert only(Load, core.on_request(request("again", A), 7.0)) == [Load(unit=unit("a", 10), device="cpu", bytes=10)]
 
 
 def test_cancel_of_a_lease_lets_the_next_in() -> None:

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from serai.errors import UpstreamFailed
+from serai.errors import SeraiError, WorkerCrashed, WorkerHung
 from serai.runtime.model import (
     Device,
     DeviceKind,
@@ -28,7 +28,8 @@ from serai.runtime.model import (
 )
 from serai.runtime.scheduler import Scheduler
 
-CRASH = UpstreamFailed("It crashed.")
+CRASH = WorkerCrashed("It crashed.")
+HANG = WorkerHung("It hung.")
 
 
 def unit(name: str, size: int, *, threads: int = 0, leases: int = 1, kind: DeviceKind = DeviceKind.CUDA) -> UnitSpec:
@@ -55,6 +56,7 @@ class World:
         self.outcome: dict[str, str] = {}
         self.pinned: set[UnitId] = set()
         self.commanded: set[UnitId] = set()
+        self.given_up: set[UnitId] = set()
         self.most_used = 0
         self.loads = 0
 
@@ -77,8 +79,15 @@ class World:
     def cancel(self, name: str) -> list[Effect]:
         if self.waiting.pop(name, None) is not None:
             self.outcome[name] = "cancelled"
+            left = self.requests[name].unit_ids - self.pinned - self.awaited()
+            self.given_up = {unit for unit in left if self.state.get(unit) is UnitState.LOADING}
         self.leases.pop(name, None)
-        return self.apply(self.scheduler.on_cancel(name, self.now))
+        effects = self.apply(self.scheduler.on_cancel(name, self.now))
+        assert not self.given_up, "a load went on that nobody waits for"
+        return effects
+
+    def awaited(self) -> set[UnitId]:
+        return {unit for name in self.waiting for unit in self.requests[name].unit_ids}
 
     def done(self, name: str) -> list[Effect]:
         del self.leases[name]
@@ -98,9 +107,9 @@ class World:
             units.discard(name)
         return self.apply(self.scheduler.on_unload(name, self.now))
 
-    def failed(self, name: UnitId) -> list[Effect]:
+    def failed(self, name: UnitId, error: SeraiError) -> list[Effect]:
         self.gone(name)
-        effects = self.apply(self.scheduler.on_failed(name, CRASH, self.now))
+        effects = self.apply(self.scheduler.on_failed(name, error, self.now))
         for request, units in self.leases.items():
             if name in units:
                 assert any(isinstance(e, Revoke) and e.request == request and e.unit == name for e in effects)
@@ -124,7 +133,9 @@ class World:
                     assert size == spec.bytes
                 case Unload(unit=name):
                     assert self.state[name] is not UnitState.UNLOADING
-                    if name not in self.commanded:
+                    if name in self.given_up:
+                        self.given_up.discard(name)
+                    elif name not in self.commanded:
                         assert self.state[name] is UnitState.READY
                         assert name not in self.pinned
                         assert not self.users(name)
@@ -265,10 +276,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.world.unloaded(data.draw(st.sampled_from(self.in_state(UnitState.UNLOADING))))
 
     @precondition(lambda self: self.in_state(UnitState.LOADING, UnitState.READY))
-    @rule(data=st.data())
-    def failed(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), error=st.sampled_from([CRASH, HANG]))
+    def failed(self, data: st.DataObject, error: SeraiError) -> None:
         name = data.draw(st.sampled_from(self.in_state(UnitState.LOADING, UnitState.READY)))
-        self.world.failed(name)
+        was_ready = self.world.state[name] is UnitState.READY
+        before = self.world.scheduler.cooldown(name, self.world.now)
+        self.world.failed(name, error)
+        if was_ready and error is HANG:
+            assert self.world.scheduler.cooldown(name, self.world.now) <= before
+            return
         assert self.world.scheduler.cooldown(name, self.world.now) >= 300
         if data.draw(st.booleans()):
             self.world.scheduler.clear_cooldown(name)
