@@ -139,7 +139,8 @@ def _allowed(field: FieldInfo) -> str:
         return " or ".join(code(json.dumps(value)) for value in get_args(annotation))
     names = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "text"}
     words = ["a list of texts"] if get_origin(annotation) is tuple else []
-    words += ["a table of paths by name"] if get_origin(annotation) is dict and Path in _parts(annotation) else []
+    if get_origin(annotation) is dict:
+        words.append("a table of paths by name" if Path in _parts(annotation) else "a table of texts by name")
     words += [names[part] for part in names if part in _parts(annotation) and not words]
     bounds = {name: getattr(entry, name, None) for entry in field.metadata for name in BOUNDS if hasattr(entry, name)}
     signs = {"gt": "greater than", "ge": "at least", "le": "at most", "lt": "less than"}

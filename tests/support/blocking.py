@@ -10,7 +10,11 @@ from typing import Any
 from blockbuster import BlockBuster
 
 TESTS = str(Path(__file__).resolve().parents[1])
-BEFORE_SERVING = (("serai/app/__init__.py", {"lifespan"}), ("serai/app/opening.py", {"open_parts"}))
+BEFORE_SERVING = (
+    ("serai/app/__init__.py", {"lifespan"}),
+    ("serai/app/opening.py", {"open_parts"}),
+    ("serai/app/ground.py", {"open_ground"}),
+)
 """While it starts and after it has drained, the server answers nobody and may block."""
 
 

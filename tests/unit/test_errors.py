@@ -18,14 +18,17 @@ FAMILIES = {
     "DATABASE_UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 408,
     "DISK_FULL": 503,
+    "ENGINE_FAILED": 503,
     "FORBIDDEN": 403,
     "GONE": 410,
     "INTERNAL_ERROR": 500,
     "INVALID_INPUT": 422,
+    "LOAD_FAILED": 503,
     "MALFORMED_REQUEST": 400,
     "METHOD_NOT_ALLOWED": 405,
     "NOT_FOUND": 404,
     "OUTBOUND_REFUSED": 422,
+    "OUT_OF_MEMORY": 503,
     "QUOTA_EXCEEDED": 413,
     "RATE_LIMITED": 429,
     "TOO_LARGE": 413,
@@ -33,6 +36,8 @@ FAMILIES = {
     "UNAVAILABLE": 503,
     "UNSUPPORTED_MEDIA_TYPE": 415,
     "UPSTREAM_FAILED": 502,
+    "WORKER_CRASHED": 503,
+    "WORKER_HUNG": 503,
 }
 """What clients rely on: taking one away or giving it another status breaks them."""
 

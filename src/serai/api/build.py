@@ -14,11 +14,25 @@ from starlette.responses import Response
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from serai import __version__
-from serai.api import errors
+from serai.api import chat_routes, dialects, errors
 from serai.api.access import CSRF_HEADER, Routes, unclassified
 from serai.api.changes import Rehearsed, on_rehearsed
 from serai.api.guard import Guard
-from serai.api.native import admin, audit, docs, files, jobs, keys, models, secrets, services, system, users
+from serai.api.native import (
+    admin,
+    audit,
+    docs,
+    files,
+    jobs,
+    keys,
+    models,
+    pulls,
+    runtime,
+    secrets,
+    services,
+    system,
+    users,
+)
 from serai.api.wire import ErrorOut
 from serai.clock import Clock
 from serai.errors import Forbidden, SeraiError
@@ -27,9 +41,10 @@ from serai.settings import Settings
 from serai.telemetry.metrics import Metrics
 
 ALL: tuple[Routes, ...] = (
-    *(module.routes for module in (system, docs, users, keys, files, jobs, models)),
+    *(module.routes for module in (system, docs, users, keys, files, jobs, models, runtime)),
     *admin.routes,  # before the services, whose ids stand in the same place
-    *(module.routes for module in (services, audit, secrets)),
+    *(module.routes for module in (services, pulls, audit, secrets)),
+    *chat_routes.ROUTES,
 )
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -65,9 +80,9 @@ def build(settings: Settings, metrics: Metrics, clock: Clock, new_id: NewId, lif
         },
         middleware=_middleware(settings, metrics, clock, new_id),
         exception_handlers={
-            SeraiError: errors.on_serai_error,
-            HTTPException: errors.on_http_exception,
-            RequestValidationError: errors.on_validation_error,
+            SeraiError: dialects.on_serai_error,
+            HTTPException: dialects.on_http_exception,
+            RequestValidationError: dialects.on_validation_error,
             Rehearsed: on_rehearsed,
         },
     )

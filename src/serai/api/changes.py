@@ -1,6 +1,7 @@
 """Changes, and their rehearsals: `dry_run=1` does everything in a transaction, tells it, and undoes it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from fastapi.responses import JSONResponse
@@ -42,6 +43,19 @@ async def change(
         raise Rehearsed(audit.take_effects(connection))
 
     return await database.run(rehearse)
+
+
+async def attempt(
+    request: Request, function: Callable[Concatenate[Connection, P], Any], *args: P.args, **kwargs: P.kwargs
+) -> None:
+    """Raise what `change` would raise, and leave everything as it is: asked before what takes long."""
+
+    def rehearse(connection: Connection) -> None:
+        function(connection, *args, **kwargs)
+        raise Rehearsed(audit.take_effects(connection))
+
+    with suppress(Rehearsed):
+        await parts_of(request).database.run(rehearse)
 
 
 async def on_rehearsed(request: Request, error: Exception) -> JSONResponse:

@@ -9,6 +9,10 @@ from serai.auth.callers import Callers
 from serai.auth.credentials import Passwords
 from serai.auth.limits import Limiter
 from serai.auth.secrets import SecretStore
+from serai.chat.chats import Chats
+from serai.chat.embeddings import Embedder
+from serai.chat.kept_responses import KeptResponses
+from serai.chat.sessions import Sessions
 from serai.clock import Clock
 from serai.decode.decoder import Decoder
 from serai.ids import NewId
@@ -17,6 +21,7 @@ from serai.jobs.group import GroupedWrites
 from serai.jobs.runner import Runners
 from serai.outbound import Outbound
 from serai.registry.registry import Registry
+from serai.serving.serving import Serving
 from serai.settings import Settings
 from serai.storage.blobs import Blobs
 from serai.storage.cache import Cache
@@ -42,6 +47,11 @@ class Parts:
     callers: Callers
     limiter: Limiter
     registry: Registry
+    serving: Serving
+    chats: Chats
+    embedder: Embedder
+    sessions: Sessions
+    kept_responses: KeptResponses
     runners: Runners
     feed: Feed
     writes: GroupedWrites

@@ -2,11 +2,18 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import serai
 from serai.app.ground import Ground
+from serai.auth.limits import Limiter
+from serai.chat.chats import Chats
+from serai.chat.embeddings import Embedder
+from serai.chat.kept_responses import KeptResponses
+from serai.chat.pictures import Pictures
+from serai.chat.rendering.renderer import Renderer
+from serai.chat.sessions import Sessions
 from serai.engines.catalogue import CATALOGUE
 from serai.engines.remote import RemoteEngine
 from serai.engines.remote_secrets import RemoteSecrets
@@ -32,14 +39,48 @@ PACKAGED = Path(serai.__file__).parent / "starters"
 """The weights that ship with the package, a folder each."""
 
 
-async def open_serving(ground: Ground) -> Serving:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """What answers with models."""
+
+    serving: Serving
+    chats: Chats
+    embedder: Embedder
+    sessions: Sessions
+    kept_responses: KeptResponses
+
+
+async def open_models(ground: Ground, limiter: Limiter) -> Models:
     """Open what answers with models; the first load starts the first process."""
+    settings, clock = ground.settings, ground.clock
+    weights = LocalWeights(package=PACKAGED, pulled=settings.models_folder / "versions", roots=settings.model_roots)
+    serving = await _open_serving(ground, weights)
+    renderer = Renderer(clock=clock)
+    ground.stack.push_async_callback(renderer.aclose)
+    chats = Chats(
+        serving=serving,
+        weights=weights,
+        render=renderer.render,
+        pictures=Pictures(ground.outbound, ground.decoder),
+        limiter=limiter,
+        clock=clock,
+        new_id=ground.new_id,
+    )
+    return Models(
+        serving=serving,
+        chats=chats,
+        embedder=Embedder(serving, limiter),
+        sessions=Sessions(ground.database, clock, ground.new_id),
+        kept_responses=KeptResponses(clock),
+    )
+
+
+async def _open_serving(ground: Ground, weights: LocalWeights) -> Serving:
     settings, database, clock, stack = ground.settings, ground.database, ground.clock, ground.stack
     devices = await asyncio.to_thread(_devices, settings)
     runtime = await _open_runtime(ground, devices)
     counts = ServingMetrics()
     ground.metrics.register(counts)
-    weights = LocalWeights(package=PACKAGED, pulled=settings.models_folder, roots=settings.model_roots)
     remote_secrets = RemoteSecrets(lambda name: database.read(ground.secrets.reveal, name), clock=clock)
     parts = CourseParts(
         runtime=runtime,

@@ -9,7 +9,7 @@ from typing import Any
 
 from serai.api.parts import Parts
 from serai.app.ground import open_ground
-from serai.app.models import open_serving
+from serai.app.models import open_models
 from serai.app.work import start_background, start_jobs
 from serai.auth.callers import Callers
 from serai.auth.credentials import Passwords, Tokens
@@ -42,6 +42,8 @@ async def open_parts(
     """Open everything; `stack` closes it, the last first."""
     ground = await open_ground(settings, clock, new_id, metrics, stack, home)
     database, passwords = ground.database, Passwords()
+    limiter = _limiter(settings, clock, stack)
+    models = await open_models(ground, limiter)
     parts = Parts(
         settings=settings,
         clock=clock,
@@ -57,9 +59,13 @@ async def open_parts(
         passwords=passwords,
         secrets=ground.secrets,
         callers=Callers(database, Tokens(_jwt_secrets(settings, ground.home)), passwords, clock),
-        limiter=_limiter(settings, clock, stack),
+        limiter=limiter,
         registry=ground.registry,
-        serving=await open_serving(ground),
+        serving=models.serving,
+        chats=models.chats,
+        embedder=models.embedder,
+        sessions=models.sessions,
+        kept_responses=models.kept_responses,
         runners=_runners(settings, database, ground.blobs, runners),
         feed=_open_feed(database, stack),
         writes=GroupedWrites(database),

@@ -4,12 +4,13 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 
 from serai.api.parts import Parts
+from serai.chat import store as chat_store
 from serai.errors import Unavailable
 from serai.jobs import store as jobs_store
 from serai.jobs.metrics import JobMetrics
@@ -17,6 +18,7 @@ from serai.jobs.run import Parts as RunParts
 from serai.jobs.supervisor import Pace, Supervisor
 from serai.jobs.webhooks import Send, Webhooks
 from serai.outbound import Outbound
+from serai.serving.store import prune_decisions
 from serai.storage.home import Home
 from serai.storage.links import Collector
 
@@ -25,6 +27,10 @@ log = structlog.get_logger(__name__)
 _RANDOM = secrets.SystemRandom().random
 _LAST_USED_EVERY_S = 30.0
 _FIGURES_EVERY_S = 10.0
+_PINNED_EVERY_S = 5.0
+"""How long a model that a pinned service is bound to by now may be missing from memory."""
+_PINNED_AGAIN_S = 60.0
+"""After so long a pinned model that failed, or was lost, is tried again."""
 _JOB_DRAIN_S = 2.0
 """How long a stop lets running jobs end by themselves; the others go back to the queue, and lose no attempt."""
 
@@ -38,14 +44,38 @@ def start_background(stack: AsyncExitStack, parts: Parts) -> None:
     async def count_jobs() -> None:
         job_metrics.update(await parts.database.read(jobs_store.figures, parts.clock))
 
+    def oldest() -> datetime:
+        return parts.clock.now() - timedelta(days=parts.settings.decision_retention_days)
+
     every: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
         "last-used": (_LAST_USED_EVERY_S, parts.callers.write_last_used),
         "job-metrics": (_FIGURES_EVERY_S, count_jobs),
+        "pinned": (_PINNED_EVERY_S, _pinner(parts)),
         "cleanup": (parts.settings.cleanup_interval_s, lambda: collector.run(parts.clock.now())),
+        "decisions": (parts.settings.cleanup_interval_s, lambda: parts.database.run(prune_decisions, oldest())),
+        "sessions": (
+            parts.settings.cleanup_interval_s,
+            lambda: parts.database.run(chat_store.prune, parts.clock.now()),
+        ),
     }
     tasks = [asyncio.create_task(_repeat(name, s, work), name=name) for name, (s, work) in every.items()]
     stack.push_async_callback(parts.callers.write_last_used)
     stack.push_async_callback(_end, tasks)
+
+
+def _pinner(parts: Parts) -> Callable[[], Awaitable[object]]:
+    """Return what loads and pins the models of pinned services: when the registry changed, and now and then."""
+    seen: object = None
+    due = 0.0
+
+    async def keep_pinned() -> None:
+        nonlocal seen, due
+        snapshot, now = await parts.registry.current(), parts.clock.monotonic()
+        if snapshot is not seen or now >= due:
+            seen, due = snapshot, now + _PINNED_AGAIN_S
+            await parts.serving.residency.keep_pinned(timeout_s=parts.settings.load_timeout_s)
+
+    return keep_pinned
 
 
 def start_jobs(stack: AsyncExitStack, parts: Parts, home: Home) -> None:

@@ -49,7 +49,9 @@ PUBLIC: Final = None
 
 Access = Role | None
 
-SCOPES: Final = frozenset({"audit", "files", "jobs", "keys", "models", "secrets", "services", "system", "users"})
+SCOPES: Final = frozenset(
+    {"audit", "chat", "files", "jobs", "keys", "models", "secrets", "services", "system", "users"}
+)
 """The groups of routes that a key can be narrowed to."""
 
 ANY_SCOPE: Final = "any"

@@ -25,13 +25,13 @@ class Refused(SeraiError):
 class Client:
     """Calls the API of one server."""
 
-    def __init__(self, context: typer.Context) -> None:
+    def __init__(self, context: typer.Context, *, timeout_s: float | None = 30) -> None:
         options = options_of(context)
         found = client_settings(options.url, options.api_key)
         headers = {"authorization": f"Bearer {found.api_key}"} if found.api_key else {}
         self.url = found.url
         try:
-            self._http = httpx.Client(base_url=found.url, headers=headers, timeout=30, trust_env=False)
+            self._http = httpx.Client(base_url=found.url, headers=headers, timeout=timeout_s, trust_env=False)
         except httpx.InvalidURL:
             raise ConfigurationError(f"{found.url} is not a URL.", hint="A URL is written http://host:port.") from None
         context.call_on_close(self._http.close)
@@ -58,6 +58,18 @@ class Client:
             page = self.call("GET", path, limit=200, cursor=page["next_cursor"], **parameters)
             items += page["items"]
         return {"items": items, "next_cursor": None}
+
+    def stream(self, method: str, path: str, *, body: Any) -> Iterator[dict[str, Any]]:
+        """Yield the data of the server-sent events of one answer. Raises what `call` raises."""
+        try:
+            timeout = httpx.Timeout(30, read=None)
+            with self._http.stream(method, path, json=body, timeout=timeout) as response:
+                if response.is_error:
+                    response.read()
+                    raise _refusal(response)
+                yield from (data for _, data in _frames(response.iter_lines()))
+        except httpx.HTTPError as error:
+            raise UpstreamFailed(f"No server answers at {self.url} ({type(error).__name__}).") from None
 
     def events(self, path: str) -> Iterator[dict[str, Any]]:
         """Yield the events of a stream to its end; resumes behind the last numbered one when the line is cut.

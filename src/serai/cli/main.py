@@ -10,7 +10,22 @@ from typing import Annotated
 import typer
 
 from serai import __version__
-from serai.cli import aliases, audit, database, doctor, jobs, keys, models, serve, services, users, versions
+from serai.cli import (
+    aliases,
+    audit,
+    database,
+    doctor,
+    jobs,
+    keys,
+    models,
+    pull,
+    run,
+    runtime,
+    serve,
+    services,
+    users,
+    versions,
+)
 from serai.cli.output import ClientOptions, fail
 
 app = typer.Typer(
@@ -23,6 +38,9 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
+app.command("pull")(pull.pull)
+app.command("run")(run.run)
+app.command("ps")(runtime.ps)
 
 
 @app.command()
@@ -33,6 +51,9 @@ def demo() -> None:
     demo()
 
 
+models.app.command("load")(runtime.load)
+models.app.command("unload")(runtime.unload)
+models.app.command("clear-cooldown")(runtime.clear_cooldown)
 app.add_typer(models.app, name="models")
 app.add_typer(versions.app, name="versions")
 app.add_typer(aliases.app, name="aliases")

@@ -1,6 +1,8 @@
 """Why a request gets no lease, or loses the one it has."""
 
-from serai.errors import Cancelled, SeraiError, Unavailable
+from typing import Any
+
+from serai.errors import Cancelled, EngineFailed, Unavailable
 
 
 class DoesNotFit(Unavailable):
@@ -44,11 +46,11 @@ class SlowConsumer(Cancelled):
     default_hint = "Read the events as they come, or ask without streaming."
 
 
-class WorkerGone(SeraiError):
+class WorkerGone(EngineFailed):
     """A worker has ended. `status` as for `Popen.returncode`: negative for a signal; None where there is no process."""
 
     code = "WORKER_GONE"
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, status: int | None = None, **told: Any) -> None:
+        super().__init__(message, **told)
         self.status = status

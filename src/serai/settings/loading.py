@@ -164,4 +164,4 @@ def _shown(key: str, value: Any) -> Any:
 
 _SECRET_FIELDS = frozenset({"jwt_secret", "jwt_previous_secrets", "secrets_key", "secrets"})
 _LIST_FIELDS = frozenset(name for name, field in Settings.model_fields.items() if "tuple" in str(field.annotation))
-_MAP_FIELDS = frozenset({"model_roots"})
+_MAP_FIELDS = frozenset({"model_roots", "worker_environment"})

@@ -166,12 +166,19 @@ class Settings(BaseModel):
     max_waiting_requests: Count = Field(256, description="Requests that may wait for a model; 503 for further ones.")
     max_waiting_requests_per_key: Count = Field(64, description="The same of one key.")
     model_roots: dict[str, Path] = Field(
-        {}, description="Folders with weights, by the names that a version's source uses.", examples=[{}]
+        {}, description="Folders with weights, by the names that a version's source uses."
+    )
+    worker_environment: dict[str, str] = Field(
+        {}, description="Variables for the processes of models, which see nothing of the server's: CUDA_VISIBLE_DEVICES."
     )
     models_path: Path | None = Field(
         None,
         description="Folder of the weights that were pulled; default in `home`.",
         examples=["/srv/serai/models"],
+    )
+
+    decision_retention_days: float = Field(
+        90, gt=0, le=36_500, description="How long it is kept which version answered, and why."
     )
 
     # Jobs

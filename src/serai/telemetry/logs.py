@@ -32,7 +32,7 @@ from serai.telemetry.redaction import Plain, redact, redact_text
 Level = Literal["debug", "info", "warning", "error"]
 Line = dict[str, Plain]
 
-MODEL_LOGGERS: Final = ("serai.engines", "serai.models", "serai.pulls", "serai.runtime")
+MODEL_LOGGERS: Final = ("serai.engines", "serai.models", "serai.pulls", "serai.runtime", "serai.serving")
 _QUEUE_LENGTH: Final = 10_000
 _MAX_TRACE: Final = 32_768
 """Characters of a traceback that are kept: the last ones, which name the error."""

@@ -40,7 +40,7 @@ async def a_job(client: httpx.AsyncClient) -> str:
 OWNED: dict[str, Callable[[httpx.AsyncClient], Awaitable[str]]] = {"key_id": a_key, "file_id": a_file, "job_id": a_job}
 """Path parameter → how a user comes to have one. What belongs to nobody in particular is in SHARED."""
 
-SHARED = {"name", "model_id", "version", "other", "alias", "service_id"}
+SHARED = {"name", "model_id", "reference", "version", "other", "alias", "service_id"}
 """Path parameters of routes that users below admin reach, whose objects are everybody's."""
 
 

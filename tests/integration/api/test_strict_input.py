@@ -57,6 +57,8 @@ EXAMPLES: dict[tuple[str, str], Callable[[int], dict[str, Any]]] = {
     ("PATCH", "/models/{model_id}/versions/{version}"): lambda _: {},
     ("PATCH", "/models/{model_id}/versions/{version}/deprecate"): lambda _: {},
     ("PUT", "/models/{model_id}/aliases/{alias}"): lambda _: {"to": "1.0.0"},
+    ("POST", "/models/{reference}/load"): lambda _: {},
+    ("POST", "/models/{reference}/unload"): lambda _: {},
     ("POST", "/services"): lambda n: {"id": f"service{n}", "task": "chat"},
     ("PATCH", "/services/{service_id}"): lambda _: {},
     ("PATCH", "/services/{service_id}/version"): lambda _: {"version": "1.0.0"},
@@ -75,6 +77,16 @@ EXAMPLES: dict[tuple[str, str], Callable[[int], dict[str, Any]]] = {
 """A body that is taken, for each route that has one; different each time where something is made."""
 
 
+SOME_MODEL = {
+    "id": "some",
+    "task": "chat",
+    "version": "1.0.0",
+    "engine": "fake",
+    "source": {"kind": "package", "name": "fake"},
+}
+"""A model that can be loaded."""
+
+
 class Prober:
     """Asks as an admin, with something that exists in each path."""
 
@@ -84,7 +96,7 @@ class Prober:
         self.positions = positions(self.document)
         self.key = ("authorization", server.admin.headers["authorization"])
         self.numbers = itertools.count()
-        self.ids = {"name": "a_secret", "version": "1.0.0", "other": "1.0.0", "alias": "prod"}
+        self.ids = {"name": "a_secret", "version": "1.0.0", "other": "1.0.0", "alias": "prod", "reference": "some"}
 
     async def prepare(self) -> None:
         """Make one of everything that a path may name."""
@@ -93,7 +105,7 @@ class Prober:
             "user_id": await self.send("POST", "/users", {"name": "somebody"}),
             "key_id": await self.send("POST", "/keys", {"name": "some"}),
             "job_id": await self.send("POST", "/jobs", {"kind": "digest", "payload": {"text": "x"}}),
-            "model_id": await self.send("POST", "/models", {"id": "some", "task": "chat", "version": "1.0.0"}),
+            "model_id": await self.send("POST", "/models", SOME_MODEL),
             "service_id": await self.send("POST", "/services", {"id": "some-service", "task": "chat", **bound}),
         }
         for name, answer in made.items():

@@ -15,7 +15,7 @@ from serai.api.changes import Rehearsed, change
 from serai.api.streams import SSE_TYPE, sse, with_heartbeat
 from serai.api.wire import Cursor, Limit, Moment, Page, Wire, place_of, token_of
 from serai.audit import Actor, record
-from serai.auth.policy import Caller, Role
+from serai.auth.policy import ANY_SCOPE, Caller, Role, check_access
 from serai.errors import InvalidInput
 from serai.jobs import store
 from serai.jobs.model import DEFAULT_PRIORITY, Job
@@ -23,6 +23,9 @@ from serai.jobs.webhooks import owner_secret
 from serai.storage.database import Connection
 
 routes = Routes("jobs")
+
+LEAST_ROLES = {"pull": Role.MODERATOR}
+"""Kinds of job that not every user may enqueue."""
 
 JobId = Annotated[str, Path(max_length=64)]
 StatusName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -75,16 +78,22 @@ async def enqueue(
     request: Request, body: JobIn, idempotency_key: Annotated[str | None, Header(max_length=255)] = None
 ) -> Accepted:
     """Enqueue a job. It survives restarts, and runs until it ends, is cancelled, or gives up."""
-    parts, caller = parts_of(request), caller_of(request)
     if idempotency_key is not None and body.idempotency_key not in (None, idempotency_key):
         raise InvalidInput.at("idempotency_key", "and the header Idempotency-Key differ")
+    return await accept(request, body, idempotency_key=body.idempotency_key or idempotency_key)
+
+
+async def accept(request: Request, body: JobIn, *, idempotency_key: str | None) -> Accepted:
+    """Enqueue a job for the caller. Raises Forbidden where its kind asks for a higher role."""
+    parts, caller = parts_of(request), caller_of(request)
+    check_access(caller, LEAST_ROLES.get(body.kind, Role.USER), ANY_SCOPE)
     new = parts.runners.prepare(
         kind=body.kind,
         payload=body.payload,
         owner_id=caller.user_id,
         new_id=parts.new_id,
         priority=body.priority,
-        idempotency_key=body.idempotency_key or idempotency_key,
+        idempotency_key=idempotency_key,
         webhook_url=body.webhook_url,
     )
     if is_rehearsal(request):

@@ -1,13 +1,13 @@
 """What the routes that change the registry share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
 
-from serai.api.access import actor_of, caller_of, parts_of
-from serai.api.changes import change
+from serai.api.access import actor_of, caller_of, is_rehearsal, parts_of
+from serai.api.changes import attempt, change
 from serai.auth.policy import Caller
 from serai.errors import Forbidden, InvalidInput
 from serai.registry.registry import Change
@@ -40,6 +40,30 @@ async def registry_change(
     parts = parts_of(request)
     actor, now = actor_of(request), parts.clock.now()
     return await change(request, parts.registry.write, command, actor, now, *args, **kwargs)
+
+
+async def moved(
+    request: Request,
+    service_id: str,
+    goals: Sequence[str],
+    preload: bool | None,
+    command: Callable[Concatenate[Change, P], R],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R:
+    """Run a command that binds a service to the versions `goals`: loaded before, and what it leaves drained after."""
+    if is_rehearsal(request):
+        return await registry_change(request, command, *args, **kwargs)
+    parts = parts_of(request)
+    actor, now = actor_of(request), parts.clock.now()
+    await attempt(request, parts.registry.write, command, actor, now, *args, **kwargs)
+    return await parts.serving.switches.switch(
+        service_id,
+        goals,
+        lambda: registry_change(request, command, *args, **kwargs),
+        preload=preload,
+        timeout_s=parts.settings.load_timeout_s,
+    )
 
 
 def given(body: BaseModel) -> dict[str, Any]:

@@ -173,6 +173,11 @@ class SwitchIn(RegistryIn):
     version: Number | None = Field(None, validation_alias=AliasChoices("version", "model_version", "modelVersion"))
     alias: Annotated[str, Field(max_length=128)] | None = None
     reason: Remark = ""
+    preload: bool | None = Field(
+        default=None,
+        description="Load it before traffic goes there, and change nothing if that fails; left out: if what answers "
+        "now is loaded.",
+    )
 
 
 class RollbackIn(RegistryIn):
@@ -180,6 +185,11 @@ class RollbackIn(RegistryIn):
         None, description="A revision; the one before if left out."
     )
     reason: Remark = ""
+    preload: bool | None = Field(
+        default=None,
+        description="Load it before traffic goes there, and change nothing if that fails; left out: if what answers "
+        "now is loaded.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from serai.api.access import Routes, caller_of, parts_of
 from serai.api.native import registry_wire as wire
 from serai.api.native.models import Force, deprecation_headers
-from serai.api.native.registry_changes import changed, forced, given, registry_change
+from serai.api.native.registry_changes import changed, forced, given, moved, registry_change
 from serai.api.wire import Cursor, Limit, Moment, Page, place_of
 from serai.auth.policy import Role
 from serai.errors import InvalidInput
@@ -22,6 +22,7 @@ from serai.registry.policy import make_plan
 from serai.registry.registry import Change
 from serai.registry.service import FallbackEntry, Revision, Service, Target, binding_at
 from serai.registry.snapshot import RegistrySnapshot
+from serai.serving.switch import rollback_targets
 
 routes = Routes("services")
 
@@ -90,11 +91,18 @@ async def delete_service(request: Request, service_id: ServiceId, force: Force =
 
 @routes.patch("/services/{service_id}/version", access=Role.MODERATOR)
 async def switch_version(request: Request, service_id: ServiceId, body: wire.SwitchIn) -> wire.ServiceOut:
-    """Switch all traffic to another version of the bound model."""
+    """Switch all traffic to another version of the bound model: loaded before, the old one drained after."""
     if (body.version is None) == (body.alias is None):
         raise InvalidInput.at("version", "or alias must be given, one of the two")
-    written = await registry_change(
+    snapshot = await parts_of(request).registry.current()
+    chosen = body.version or body.alias or ""
+    binding = snapshot.service(service_id).binding
+    model = body.model_id or (binding.model if binding is not None else "")
+    written = await moved(
         request,
+        service_id,
+        [f"{model}@{chosen}"],
+        body.preload,
         bindings.switch_version,
         service_id,
         model=body.model_id,
@@ -109,7 +117,14 @@ async def switch_version(request: Request, service_id: ServiceId, body: wire.Swi
 async def rollback(request: Request, service_id: ServiceId, body: wire.RollbackIn | None = None) -> wire.ServiceOut:
     """Go back to the state before, or to a revision; dry_run=1 is the preview."""
     wanted = body or wire.RollbackIn.model_validate({})
-    written = await registry_change(request, bindings.rollback, service_id, to=wanted.to, reason=wanted.reason)
+    parts = parts_of(request)
+    snapshot = await parts.registry.current()
+    current = snapshot.service(service_id).revision
+    earlier = await parts.database.read(store.revisions, service_id)
+    to = rollback_targets(snapshot, current, earlier, to=wanted.to)
+    written = await moved(
+        request, service_id, to, wanted.preload, bindings.rollback, service_id, to=wanted.to, reason=wanted.reason
+    )
     return await _show(request, written)
 
 

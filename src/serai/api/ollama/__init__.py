@@ -1,0 +1,1 @@
+"""The API in Ollama's words, so that its clients work unchanged."""

@@ -1,0 +1,1 @@
+"""The API in OpenAI's words, so that its clients work unchanged."""

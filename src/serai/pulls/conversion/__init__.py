@@ -1,0 +1,51 @@
+"""Turning a checkpoint into OpenVINO's form: a program for a process of its own, and what is said with it.
+
+    python -m serai.pulls.conversion '{"source": "…", "target": "…", "quantization": "int8"}'
+
+It writes one JSON object per line: `Step` while it goes on, and at the end `Converted` or `Refused`.
+Killing it leaves no target: the folder gets its name when it is complete. The libraries it imports
+(torch, transformers, openvino, nncf) stay in that process.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Quantization = Literal["int8", "int4", "fp16", "fp32"]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be converted. A source that holds IR is only compressed, which needs no torch."""
+
+    source: str
+    target: str
+    """A folder that does not exist yet; it is made beside its final place and moved there."""
+    quantization: Quantization
+    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+    """How far it is: a stage begins, or is done in part."""
+
+    stage: str
+    fraction: float
+
+
+class Converted(msgspec.Struct, frozen=True, kw_only=True, tag="converted"):
+    """It is done: the target is complete."""
+
+    quantization: Quantization
+    architecture: str
+    bytes: int
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+    """It cannot be done; the fields are those of the error."""
+
+    code: str
+    message: str
+    hint: str | None = None
+
+
+Message = Step | Converted | Refused
