@@ -45,11 +45,34 @@ def check_envelope(told: Any) -> None:
     assert told["error"]["message"], told
 
 
+def check_openai(told: Any) -> None:
+    """Fail unless `told` is an error as OpenAI's clients read it."""
+    assert set(told) <= {"error", "partial"}, told
+    assert set(told["error"]) == {"message", "type", "param", "code"}, told
+    assert told["error"]["message"], told
+
+
+def check_ollama(told: Any) -> None:
+    """Fail unless `told` is an error as Ollama's clients read it."""
+    assert set(told) == {"error"}, told
+    assert isinstance(told["error"], str), told
+    assert told["error"], told
+
+
+def check_form(told: Any, path: str) -> None:
+    """Fail unless `told` has the form that errors have at a path."""
+    if path.startswith("/v1/"):
+        check_openai(told)
+    elif path.startswith("/api/"):
+        check_ollama(told)
+    elif path not in ("/ready", "/health"):  # those two tell how it is, in a form of their own
+        check_envelope(told)
+
+
 def check_error(status: int, content_type: str, body: bytes, *, path: str = "", said: str = "") -> None:
     """Fail unless this answer of 4xx or 5xx has the envelope and keeps the server's secrets to itself."""
     assert content_type.partition(";")[0] == "application/json", (status, content_type, body[:300])
     text = body.decode("utf-8")
     found = leaks(text, unquote(said))
     assert not found, f"{status} {path}: {found} in {text[:1000]}"
-    if path not in ("/ready", "/health"):  # those two tell how it is, in a form of their own
-        check_envelope(json.loads(text))
+    check_form(json.loads(text), path)

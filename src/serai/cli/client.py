@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -117,9 +117,13 @@ def _frames(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
             number, data = "", []
 
 
+def refused(told: Mapping[str, Any]) -> Refused:
+    """Return the error that an envelope tells of. Raises KeyError, TypeError for what is none."""
+    return Refused(f"{told['message']} [{told['code']}]", hint=told["hint"], details=told["details"])
+
+
 def _refusal(response: httpx.Response) -> SeraiError:
     try:
-        told = response.json()["error"]
-        return Refused(f"{told['message']} [{told['code']}]", hint=told["hint"], details=told["details"])
+        return refused(response.json()["error"])
     except (ValueError, KeyError, TypeError):
         return UpstreamFailed(f"The server answered {response.status_code} without saying why.")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serai.cli.output import REFUSED, options_of
+from serai.cli.output import options_of
 
 
 def run(
@@ -44,21 +44,22 @@ def _read() -> str:
 
 
 def _ask(context: typer.Context, client: Any, request: dict[str, Any], messages: list[dict[str, str]]) -> str:
-    """Print the answer as it comes, and return it whole; an error ends the command."""
+    """Print the answer as it comes, and return it whole. Raises Refused for an error, also after a part of it."""
     import json
 
-    said = []
+    from serai.cli.client import refused
+
+    as_json, said = options_of(context).as_json, []
     for frame in client.stream("POST", "/chat", body={**request, "messages": messages}):
-        if options_of(context).as_json:
+        piece = frame.get("delta", {}).get("content") or ""
+        said.append(piece)
+        if as_json:
             print(json.dumps(frame, ensure_ascii=False), flush=True)
-        elif "error" in frame:
-            print(f"\nserai: {frame['error']['message']} [{frame['error']['code']}]", file=sys.stderr)
         else:
-            piece = frame.get("delta", {}).get("content") or ""
-            said.append(piece)
             print(piece, end="", flush=True)
         if "error" in frame:
-            raise typer.Exit(REFUSED)
-    if not options_of(context).as_json:
+            print(end="" if as_json else "\n", flush=True)
+            raise refused(frame["error"])
+    if not as_json:
         print()
     return "".join(said)

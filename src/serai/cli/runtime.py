@@ -70,4 +70,4 @@ def size(count: float) -> str:
 
 
 def _expiry(one: dict[str, object]) -> object:
-    return one["expires_at"] or "never"
+    return one["expires_at"] or ("in use" if one["in_flight"] else "never")

@@ -22,12 +22,10 @@ from serai.engines.openvino_llm_folder import (
     end_ids,
     read_as,
     read_export,
-    read_json,
 )
 from serai.engines.openvino_llm_grammar import GrammarChecks
+from serai.engines.openvino_llm_memory import plan_cache, sizes_of
 from serai.engines.openvino_llm_pipeline import (
-    bytes_per_token,
-    cache_blocks,
     make_pipeline,
     properties_of,
     request_config,
@@ -134,12 +132,11 @@ class OpenvinoLlm:
         self._properties = properties_of(spec, options, self._export.quantization or spec.quantization)
         report(0.1)
         precision = str(self._properties["INFERENCE_PRECISION_HINT"])
-        size = bytes_per_token(read_json(folder / "config.json"), options.cache_precision)
-        blocks = cache_blocks(folder, spec, options, size)
+        blocks, has_cache = plan_cache(sizes_of(folder, options), spec.memory_bytes, options)
         longest = options.context_tokens or config.context_tokens or blocks * BLOCK_TOKENS
         self._context = min(longest, (blocks - 1) * BLOCK_TOKENS)
         try:
-            self._main = self._make(blocks, has_cache=options.prefix_cache and self._export.salt_bits > 0)
+            self._main = self._make(blocks, has_cache=has_cache)
         except RuntimeError as error:
             raise LoadFailed(f"OpenVINO cannot load the model: {_last_line(error)}") from None
         report(0.8)

@@ -5,23 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from serai.engines.base import EngineSpec
-from serai.engines.openvino_llm_folder import MODEL
-from serai.engines.openvino_llm_salt import BLOCK_TOKENS
 from serai.engines.options import OpenvinoLlmOptions
 from serai.engines.quiet import quieten
 from serai.engines.tasks import Sampling
-from serai.errors import InvalidInput, OutOfMemory
+from serai.errors import InvalidInput
 
 quieten()
 import numpy as np  # noqa: E402 - what the fork server is to have imported
 import openvino  # noqa: E402
 import openvino_genai as genai  # noqa: E402
 
-_UNBOUND_CACHE_TOKENS = 32 * 1024
-"""Tokens in the cache where no memory bound is given; it is taken as it fills."""
-_OVERHEAD_BYTES = 256 * 1024 * 1024
-"""What the process takes beside weights and cache."""
-_MIN_BLOCKS = 16
 _FAST_GROUP = 128
 _LARGEST_MIN_P = 0.999999
 """GenAI takes no 1, which leaves the likeliest token alone, as this does."""
@@ -60,34 +53,6 @@ def make_pipeline(
     config.dynamic_split_fuse = True
     config.enable_prefix_caching = has_cache
     return genai.ContinuousBatchingPipeline(folder, config, "CPU", dict(properties))
-
-
-def cache_blocks(folder: Path, spec: EngineSpec, options: OpenvinoLlmOptions, token_bytes: int) -> int:
-    """Return how many blocks the cache may have: what the memory bound leaves beside the weights.
-
-    Raises OutOfMemory if that is next to nothing.
-    """
-    if options.cache_tokens:
-        return max(_MIN_BLOCKS, options.cache_tokens // BLOCK_TOKENS)
-    if not spec.memory_bytes:
-        return _UNBOUND_CACHE_TOKENS // BLOCK_TOKENS
-    weights = (folder / MODEL).with_suffix(".bin").stat().st_size
-    free = spec.memory_bytes - _OVERHEAD_BYTES - 2 * weights  # mapped, and once more in the order that is fast
-    blocks = free // (token_bytes * BLOCK_TOKENS)
-    if blocks < _MIN_BLOCKS:
-        raise OutOfMemory("The memory that was reserved for the model leaves none for its cache.")
-    return int(min(blocks, 16 * _UNBOUND_CACHE_TOKENS // BLOCK_TOKENS))
-
-
-def bytes_per_token(config: Mapping[str, Any], cache_precision: str) -> int:
-    """Return what the keys and values of a token take in the cache; those of 8 bits have scales."""
-    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
-    heads = int(config.get("num_attention_heads") or config.get("n_head") or 0)
-    hidden = int(config.get("hidden_size") or config.get("n_embd") or 0)
-    size = int(config.get("head_dim") or (hidden // heads if heads else 0))
-    keys = int(config.get("num_key_value_heads") or heads)
-    each = size + 8 if cache_precision == "u8" else size * (4 if cache_precision == "f32" else 2)
-    return max(1, 2 * layers * keys * each)
 
 
 def request_config(sampling: Sampling, *, max_tokens: int, seed: int, end_ids: frozenset[int]) -> Any:

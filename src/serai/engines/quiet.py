@@ -29,5 +29,6 @@ def quieten_transformers() -> None:
     constants.HF_HUB_OFFLINE = True
     if hasattr(hub, "_is_offline_mode"):
         hub._is_offline_mode = True  # noqa: SLF001 - it was read from the environment when it was imported
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    untyped = cast("Any", logging)
+    untyped.set_verbosity_error()
+    untyped.disable_progress_bar()

@@ -276,7 +276,7 @@ def _load_model(folder: Path, spec: EngineSpec, options: TransformersOptions) ->
     if is_cuda:
         arguments["device_map"] = {"": spec.device}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             use_safetensors=True,
             local_files_only=True,

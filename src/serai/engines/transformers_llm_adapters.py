@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from serai.engines.base import AdapterUse
 from serai.errors import InvalidInput, LoadFailed
@@ -65,7 +65,7 @@ def _set_scales(model: Any, names: Sequence[str], mix: Mix) -> None:
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             for name, use in zip(names, mix, strict=True):
-                module.set_scale(name, use.scale)
+                cast("Any", module).set_scale(name, use.scale)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """A batch that answers join and leave between steps: their keys and values side by side, padded on the left."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
@@ -23,7 +23,7 @@ class Batch:
         self._lengths: list[int] = []
         """Tokens of each row that are in the cache."""
         self._layers: Layers = []
-        self._caches: list[Cache] = []
+        self._caches: list[Any] = []
         self._is_shared = True
 
     def __len__(self) -> int:
@@ -31,7 +31,7 @@ class Batch:
 
     def join(self, prompt: Sequence[int]) -> torch.Tensor:
         """Compute a prompt as a new, last row; return its logits (vocabulary,)."""
-        cache = DynamicCache(config=self._model.config)
+        cache: Any = DynamicCache(config=self._model.config)
         logits = self._forward([list(prompt)], cache)[0]
         if not self._lengths:
             self._is_shared = all(type(layer) is DynamicLayer for layer in cache.layers)
@@ -80,7 +80,7 @@ class Batch:
             for old, new in zip(self._layers, layers, strict=True)
         ]
 
-    def _forward(self, ids: list[list[int]], cache: Cache, past: Sequence[int] | None = None) -> torch.Tensor:
+    def _forward(self, ids: list[list[int]], cache: Any, past: Sequence[int] | None = None) -> torch.Tensor:
         """Return the logits after the last token of each row. `past`: how many tokens each row has behind it."""
         tokens = torch.tensor(ids, device=self._device)
         behind = torch.tensor(past or [0] * len(ids), device=self._device)[:, None]
@@ -101,10 +101,10 @@ class Batch:
         return logits
 
 
-def _cache_of(layers: Layers) -> Cache:
-    made = []
+def _cache_of(layers: Layers) -> Any:
+    made: list[Any] = []
     for keys, values in layers:
-        layer = DynamicLayer()
+        layer = cast("Any", DynamicLayer)()
         layer.keys, layer.values, layer.dtype, layer.device = keys, values, keys.dtype, keys.device
         layer.is_initialized = True
         made.append(layer)

@@ -88,6 +88,32 @@ MATRIX: dict[tuple[str, str], tuple[str, str]] = {
     ("POST", "/models/{reference}/load"): ("moderator", "models"),
     ("POST", "/models/{reference}/unload"): ("moderator", "models"),
     ("POST", "/models/{reference}/cooldown/clear"): ("moderator", "models"),
+    ("POST", "/pull"): ("moderator", "models"),
+    ("POST", "/chat"): ("user", "chat"),
+    ("POST", "/sessions"): ("user", "chat"),
+    ("GET", "/sessions/{session_id}"): ("user", "chat"),
+    ("DELETE", "/sessions/{session_id}"): ("user", "chat"),
+    ("POST", "/sessions/{session_id}/messages"): ("user", "chat"),
+    ("POST", "/v1/chat/completions"): ("user", "chat"),
+    ("POST", "/v1/completions"): ("user", "chat"),
+    ("POST", "/v1/embeddings"): ("user", "chat"),
+    ("GET", "/v1/models"): ("viewer", "chat"),
+    ("GET", "/v1/models/{model_id:path}"): ("viewer", "chat"),
+    ("POST", "/v1/responses"): ("user", "chat"),
+    ("GET", "/v1/responses/{response_id}"): ("user", "chat"),
+    ("GET", "/v1/responses/{response_id}/input_items"): ("user", "chat"),
+    ("DELETE", "/v1/responses/{response_id}"): ("user", "chat"),
+    ("POST", "/api/chat"): ("user", "chat"),
+    ("POST", "/api/generate"): ("user", "chat"),
+    ("POST", "/api/embed"): ("user", "chat"),
+    ("POST", "/api/embeddings"): ("user", "chat"),
+    ("GET", "/api/version"): ("viewer", "models"),
+    ("GET", "/api/tags"): ("viewer", "models"),
+    ("GET", "/api/ps"): ("viewer", "models"),
+    ("POST", "/api/show"): ("viewer", "models"),
+    ("POST", "/api/copy"): ("moderator", "models"),
+    ("DELETE", "/api/delete"): ("admin", "models"),
+    ("POST", "/api/pull"): ("moderator", "models"),
     ("GET", "/services"): ("viewer", "services"),
     ("POST", "/services"): ("moderator", "services"),
     ("GET", "/services/{service_id}"): ("viewer", "services"),
@@ -235,7 +261,10 @@ async def test_a_scope_narrows_to_its_routes(app: Running, kind: str) -> None:
 
 async def test_no_method_is_answered_that_is_not_in_the_matrix(app: Running) -> None:
     """405 with an Allow header for the rest, for an admin and for nobody alike; HEAD is no way around."""
-    patterns = [(method, re.compile(re.sub(r"\{\w+\}", "[^/]+", path))) for method, path in MATRIX]
+    patterns = [
+        (method, re.compile(re.sub(r"\{\w+\}", "[^/]+", re.sub(r"\{\w+:path\}", ".+", path))))
+        for method, path in MATRIX
+    ]
     for path in {path for _, path in MATRIX}:
         for method in METHODS:
             if any(method == known and pattern.fullmatch(path) for known, pattern in patterns):
@@ -243,6 +272,10 @@ async def test_no_method_is_answered_that_is_not_in_the_matrix(app: Running) -> 
             for client in (app.admin, app.anonymous):
                 answer = await client.request(method, concrete(path))
                 assert answer.status_code == 405, (method, path, answer.status_code)
+
+
+def _pattern(path: str) -> str:
+    return re.sub(r"\{\w+\}", "[^/]+", re.sub(r"\{\w+:path\}", ".+", path))
 
 
 async def test_a_role_ends_with_what_it_came_from(app: Running) -> None:

@@ -37,8 +37,29 @@ async def a_job(client: httpx.AsyncClient) -> str:
     return str(made.json()["job_id"])
 
 
-OWNED: dict[str, Callable[[httpx.AsyncClient], Awaitable[str]]] = {"key_id": a_key, "file_id": a_file, "job_id": a_job}
+async def a_session(client: httpx.AsyncClient) -> str:
+    made = await client.post("/sessions", json={"model": "toy"})
+    assert made.status_code == 201, made.text
+    return str(made.json()["id"])
+
+
+async def a_response(client: httpx.AsyncClient) -> str:
+    made = await client.post("/v1/responses", json={"model": "toy", "input": "hello"})
+    assert made.status_code == 200, made.text
+    return str(made.json()["id"])
+
+
+OWNED: dict[str, Callable[[httpx.AsyncClient], Awaitable[str]]] = {
+    "key_id": a_key,
+    "file_id": a_file,
+    "job_id": a_job,
+    "session_id": a_session,
+    "response_id": a_response,
+}
 """Path parameter → how a user comes to have one. What belongs to nobody in particular is in SHARED."""
+
+BODIES = {"/sessions/{session_id}/messages": {"content": "hello"}}
+"""What a route is sent whose body is read before the id is looked for."""
 
 SHARED = {"name", "model_id", "reference", "version", "other", "alias", "service_id"}
 """Path parameters of routes that users below admin reach, whose objects are everybody's."""
@@ -47,6 +68,9 @@ SHARED = {"name", "model_id", "reference", "version", "other", "alias", "service
 @pytest.fixture
 async def app(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Running]:
     async with running(tmp_path / "home", rate_limits="off") as started:
+        toy = {"id": "toy", "task": "chat", "version": "1.0.0", "engine": "fake"}
+        made = await started.admin.post("/models", json={**toy, "source": {"kind": "package", "name": "toy"}})
+        assert made.status_code == 201, made.text
         yield started
 
 
@@ -79,7 +103,7 @@ async def test_the_ids_of_another_answer_as_if_they_never_were(app: Running, rol
         answers = []
         for given in (mine, never):
             target = path.replace(f"{{{name}}}", given)
-            answer = await other.request(method, target, headers={"x-request-id": "same"})
+            answer = await other.request(method, target, json=BODIES.get(path), headers={"x-request-id": "same"})
             assert answer.status_code == 404, (method, target, answer.status_code)
             answers.append(answer)
         assert answers[0].content == answers[1].content, (method, path)

@@ -25,6 +25,10 @@ async def app(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Running]:
         yield started
 
 
+def runs(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 async def test_what_is_loaded_is_told_and_goes_when_it_is_told_to(app: Running) -> None:
     """Load, look, unload, look: engine, device, process, bytes; and afterwards no process."""
     admin = app.admin
@@ -32,7 +36,7 @@ async def test_what_is_loaded_is_told_and_goes_when_it_is_told_to(app: Running) 
     assert (await admin.get("/ps")).json() == {"items": [], "next_cursor": None}
     loaded = (await admin.post("/models/talk/load", json={"keep_alive": -1})).json()
     assert (await admin.get("/ps")).json()["items"][0]["pid"] == loaded["pid"]
-    assert Path(f"/proc/{loaded['pid']}").exists()
+    assert runs(loaded["pid"])
     told = {name: loaded[name] for name in ("model", "versions", "services", "engine", "device", "state", "in_flight")}
     assert told == {
         "model": "toy",
@@ -48,7 +52,7 @@ async def test_what_is_loaded_is_told_and_goes_when_it_is_told_to(app: Running) 
     gone = await admin.post("/models/toy@1.0.0/unload", json={"force": True})
     assert gone.json() == {"unloaded": ["toy@1.0.0"]}
     assert (await admin.get("/ps")).json()["items"] == []
-    assert not Path(f"/proc/{loaded['pid']}").exists()
+    assert not runs(loaded["pid"])
     actions = [entry["action"] for entry in (await admin.get("/audit")).json()["items"]]
     assert {"models.load", "models.unload"} <= set(actions)
 

@@ -9,7 +9,10 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from serai.engines.openvino_llm_memory import OVERHEAD_BYTES, Sizes, estimate_bytes, plan_cache
+from serai.engines.options import OpenvinoLlmOptions
 from serai.engines.tasks import Grammar
+from serai.errors import OutOfMemory
 from serai.events import Failed
 from support.engine_driver import Driver, EngineError, Outcome
 from support.llm_models import FAMILIES, made
@@ -238,15 +241,27 @@ def test_each_profile_loads_and_answers(tmp_path_factory: pytest.TempPathFactory
 
 
 def test_the_cache_is_as_large_as_the_memory_allows(folder: Path) -> None:
-    """What was reserved bounds it; next to nothing is refused; the context is never longer than the cache."""
+    """What was reserved bounds it; too little for the weights is refused; the context is never longer than the cache."""
+    reserved = estimate_bytes(folder, OpenvinoLlmOptions())
     with Driver(TARGET) as driver:
-        weights = (folder / "openvino_model.bin").stat().st_size
-        reserved = 256 * 1024 * 1024 + 2 * weights + 192 * 32 * 20
         facts = driver.load(folder, engine="openvino-genai", memory_bytes=reserved).facts
-        assert facts["cache_tokens"] == 20 * 32
+        assert facts["cache_tokens"] == 16 * 1024
     with Driver(TARGET) as driver:
         with pytest.raises(EngineError) as caught:
             driver.load(folder, engine="openvino-genai", memory_bytes=1024 * 1024)
         assert caught.value.code == "OUT_OF_MEMORY"
         facts = driver.load(folder, engine="openvino-genai", options={"cache_tokens": 512}).facts
         assert facts["context_tokens"] < 512
+
+
+def test_where_memory_is_short_prefixes_go_first() -> None:
+    """Enough for three copies of the weights: prefixes are cached; for two: not, and the cache has what is left."""
+    sizes = Sizes(weights=10**9, token=1000, can_share=True)
+    options = OpenvinoLlmOptions()
+    for copies, has_cache in ((3, True), (2, False)):
+        reserved = OVERHEAD_BYTES + copies * 10**9 + 32_000_000
+        assert plan_cache(sizes, reserved, options) == (1000, has_cache)
+    assert plan_cache(sizes, OVERHEAD_BYTES + 10**9, options) == (64, False)
+    assert plan_cache(sizes, 0, options)[1]
+    with pytest.raises(OutOfMemory):
+        plan_cache(sizes, 10**9, options)

@@ -295,10 +295,11 @@ async def test_figures_never_go_back(desk: Desk, server: HubServer) -> None:
 async def test_every_failure_has_a_remedy(desk: Desk, server: HubServer) -> None:
     """Whatever the hub answers while a file comes, the error names the next step."""
     listing, choice = await desk.listing()
+    weights = choice.files[:1]
     for status in (500, 507, 404, 401, 403, 418):
         server.answer_next(status, times=20)
         with pytest.raises(SeraiError) as refused:
-            async with desk.downloads.of(desk.hub, listing, choice.files) as download:
+            async with desk.downloads.of(desk.hub, listing, weights) as download:
                 await download.wait()
         server._answers.clear()
         assert refused.value.hint

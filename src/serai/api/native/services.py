@@ -180,7 +180,7 @@ async def explain(
         require_fast=require_fast,
         require_high_quality=require_high_quality,
         complexity=complexity,
-        client_key=client_key or caller_of(request).limit_id,
+        client_key=client_key or caller_of(request).user_id,  # as calls are split
     )
     plan = make_plan(snapshot, wanted)
     response.headers.update(deprecation_headers(snapshot, plan.candidate.version))

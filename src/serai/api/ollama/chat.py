@@ -11,7 +11,7 @@ from serai.api.access import Routes, caller_of, parts_of
 from serai.api.answers import Live, begun, chats_of, embedder_of, json_response, serving_of, unless_gone, whole
 from serai.api.ollama import encoding, errors
 from serai.api.ollama.encoding import Kind, Lines, moment
-from serai.api.ollama.wire import ChatIn, EmbeddingIn, EmbedIn, GenerateIn, keep_alive_of
+from serai.api.ollama.wire import EmbeddingIn, EmbedIn, GenerateIn, OllamaChatIn, keep_alive_of
 from serai.api.streams import NDJSON_TYPE
 from serai.auth.policy import Role, check_access
 from serai.chat.chats import MAX_TIMEOUT_S, Ask
@@ -24,15 +24,17 @@ routes = Routes("chat")
 LOAD_TIMEOUT_S = 600.0
 
 
-@routes.post("/api/chat", access=Role.USER, response_class=Response, rehearsable=False)
-async def chat(request: Request, body: ChatIn) -> Response:
+@routes.post("/api/chat", access=Role.USER, operation_id="ollama_chat", response_class=Response, rehearsable=False)
+async def chat(request: Request, body: OllamaChatIn) -> Response:
     """Answer a chat. Without messages: load the model, or with keep_alive 0 unload it (for moderators)."""
     if not body.messages:
         return await _residence(request, "chat", body.model, keep_alive_of(body.keep_alive), stream=body.stream)
     return await _answered(request, "chat", body.ask(), body.model, stream=body.stream)
 
 
-@routes.post("/api/generate", access=Role.USER, response_class=Response, rehearsable=False)
+@routes.post(
+    "/api/generate", access=Role.USER, operation_id="ollama_generate", response_class=Response, rehearsable=False
+)
 async def generate(request: Request, body: GenerateIn) -> Response:
     """Answer a prompt. Without one: load the model, or with keep_alive 0 unload it (for moderators)."""
     if not body.prompt and not body.images:
@@ -40,7 +42,7 @@ async def generate(request: Request, body: GenerateIn) -> Response:
     return await _answered(request, "generate", body.ask(), body.model, stream=body.stream)
 
 
-@routes.post("/api/embed", access=Role.USER, response_class=Response, rehearsable=False)
+@routes.post("/api/embed", access=Role.USER, operation_id="ollama_embed", response_class=Response, rehearsable=False)
 async def embed(request: Request, body: EmbedIn) -> Response:
     """Return a vector for each text, of length 1."""
     clock = parts_of(request).clock
@@ -55,7 +57,9 @@ async def embed(request: Request, body: EmbedIn) -> Response:
     return json_response({**told, "total_duration": took, "load_duration": 0}, headers=found.headers)
 
 
-@routes.post("/api/embeddings", access=Role.USER, response_class=Response, rehearsable=False)
+@routes.post(
+    "/api/embeddings", access=Role.USER, operation_id="ollama_embeddings", response_class=Response, rehearsable=False
+)
 async def embeddings(request: Request, body: EmbeddingIn) -> Response:
     """Return the vector of one text, as older clients ask for it."""
     found = await _embedded(request, body.model, (body.prompt,), keep_alive_of(body.keep_alive))

@@ -27,13 +27,13 @@ _CAPABILITIES = {"vision": "vision", "tools": "tools", "thinking": "thinking", "
 _KNOWN_TASKS = {"chat": "completion", "embedding": "embedding", "image-generation": "image"}
 
 
-@routes.get("/api/version", access=Role.VIEWER, response_class=Response)
+@routes.get("/api/version", access=Role.VIEWER, operation_id="ollama_version", response_class=Response)
 async def version(request: Request) -> Response:
     """Return this server's version."""
     return json_response({"version": __version__})
 
 
-@routes.get("/api/tags", access=Role.VIEWER, response_class=Response)
+@routes.get("/api/tags", access=Role.VIEWER, operation_id="ollama_tags", response_class=Response)
 async def tags(request: Request) -> Response:
     """List the models whose weights are here, services among them, each as name:tag."""
     snapshot = await parts_of(request).registry.current()
@@ -47,7 +47,7 @@ async def tags(request: Request) -> Response:
     return json_response({"models": listed})
 
 
-@routes.get("/api/ps", access=Role.VIEWER, response_class=Response)
+@routes.get("/api/ps", access=Role.VIEWER, operation_id="ollama_ps", response_class=Response)
 async def ps(request: Request) -> Response:
     """List what is loaded."""
     snapshot = await parts_of(request).registry.current()
@@ -62,7 +62,7 @@ async def ps(request: Request) -> Response:
     return json_response({"models": shown})
 
 
-@routes.post("/api/show", access=Role.VIEWER, response_class=Response, rehearsable=False)
+@routes.post("/api/show", access=Role.VIEWER, operation_id="ollama_show", response_class=Response, rehearsable=False)
 async def show(request: Request, body: ShowIn) -> Response:
     """Show one model with its card and template."""
     snapshot = await parts_of(request).registry.current()
@@ -99,7 +99,7 @@ async def show(request: Request, body: ShowIn) -> Response:
     )
 
 
-@routes.post("/api/copy", access=Role.MODERATOR, response_class=Response)
+@routes.post("/api/copy", access=Role.MODERATOR, operation_id="ollama_copy", response_class=Response)
 async def copy(request: Request, body: CopyIn) -> Response:
     """Give a version another name: an alias of its model, or a further name of the model."""
     parts = parts_of(request)
@@ -125,7 +125,7 @@ async def copy(request: Request, body: CopyIn) -> Response:
     return Response(status_code=200)
 
 
-@routes.delete("/api/delete", access=Role.ADMIN, response_class=Response)
+@routes.delete("/api/delete", access=Role.ADMIN, operation_id="ollama_delete", response_class=Response)
 async def delete(request: Request, body: Named) -> Response:
     """Remove what a name means: an alias, a further name, a version, or the model with all of them."""
     snapshot = await parts_of(request).registry.current()

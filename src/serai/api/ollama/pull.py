@@ -12,7 +12,7 @@ from serai.api.answers import Live, json_response, unless_gone
 from serai.api.changes import Rehearsed
 from serai.api.ollama import errors
 from serai.api.ollama.encoding import line
-from serai.api.ollama.wire import PullIn
+from serai.api.ollama.wire import OllamaPullIn
 from serai.api.parts import Parts
 from serai.api.streams import NDJSON_TYPE
 from serai.auth.policy import Role
@@ -28,8 +28,8 @@ _SUCCESS = {"status": "success"}
 _BEFORE_SUCCESS = ("verifying sha256 digest", "writing manifest")
 
 
-@routes.post("/api/pull", access=Role.MODERATOR, response_class=Response)
-async def pull(request: Request, body: PullIn) -> Response:
+@routes.post("/api/pull", access=Role.MODERATOR, operation_id="ollama_pull", response_class=Response)
+async def pull(request: Request, body: OllamaPullIn) -> Response:
     """Fetch a model. The job goes on when the client leaves; the same pull again follows it."""
     parts, caller = parts_of(request), caller_of(request)
     for name in ("username", "password"):

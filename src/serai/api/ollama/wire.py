@@ -136,7 +136,7 @@ class Asked(Wire):
         )
 
 
-class ChatIn(Asked):
+class OllamaChatIn(Asked):
     messages: list[Any] = Field([])
     tools: list[Any] | None = None
 
@@ -209,7 +209,7 @@ class ShowIn(Named):
     options: dict[str, Any] | None = None
 
 
-class PullIn(Named):
+class OllamaPullIn(Named):
     stream: bool | None = True
     insecure: bool | None = None
     username: str | None = None

@@ -19,7 +19,7 @@ from serai.api.openai.encoding import (
     openai_id,
     text_completion,
 )
-from serai.api.openai.wire import ChatIn, CompletionIn
+from serai.api.openai.wire import ChatCompletionIn, CompletionIn
 from serai.auth.policy import Role
 from serai.chat.reply import Gathered, Reply
 from serai.errors import DeadlineExceeded
@@ -27,8 +27,14 @@ from serai.errors import DeadlineExceeded
 routes = Routes("chat")
 
 
-@routes.post("/v1/chat/completions", access=Role.USER, response_class=Response, rehearsable=False)
-async def chat_completions(request: Request, body: ChatIn) -> Response:
+@routes.post(
+    "/v1/chat/completions",
+    access=Role.USER,
+    operation_id="openai_chat_completions",
+    response_class=Response,
+    rehearsable=False,
+)
+async def chat_completions(request: Request, body: ChatCompletionIn) -> Response:
     """Answer a chat, whole or as a stream of chunks, as OpenAI's API does."""
     ask, parts = body.ask(), parts_of(request)
     id_, created = openai_id(parts.new_id("chatcmpl")), parts.clock.now()
@@ -51,7 +57,9 @@ async def chat_completions(request: Request, body: ChatIn) -> Response:
     )
 
 
-@routes.post("/v1/completions", access=Role.USER, response_class=Response, rehearsable=False)
+@routes.post(
+    "/v1/completions", access=Role.USER, operation_id="openai_completions", response_class=Response, rehearsable=False
+)
 async def completions(request: Request, body: CompletionIn) -> Response:
     """Go on from a text, without a chat template."""
     ask, parts = body.ask(), parts_of(request)

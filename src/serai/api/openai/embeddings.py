@@ -39,7 +39,9 @@ class EmbeddingsIn(Wire):
         return tuple(str(text) for text in given)
 
 
-@routes.post("/v1/embeddings", access=Role.USER, response_class=Response, rehearsable=False)
+@routes.post(
+    "/v1/embeddings", access=Role.USER, operation_id="openai_embeddings", response_class=Response, rehearsable=False
+)
 async def embeddings(request: Request, body: EmbeddingsIn) -> Response:
     """Return a vector for each text."""
     work = embedder_of(request).embed(

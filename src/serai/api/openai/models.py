@@ -15,7 +15,7 @@ from serai.registry.snapshot import ModelEntry, RegistrySnapshot
 routes = Routes("chat")
 
 
-@routes.get("/v1/models", access=Role.VIEWER, response_class=Response)
+@routes.get("/v1/models", access=Role.VIEWER, operation_id="openai_list_models", response_class=Response)
 async def list_models(request: Request) -> Response:
     """List services and models that can answer, services first."""
     snapshot = await parts_of(request).registry.current()
@@ -25,7 +25,7 @@ async def list_models(request: Request) -> Response:
     return json_response({"object": "list", "data": listed, "has_more": False, "first_id": first, "last_id": last})
 
 
-@routes.get("/v1/models/{model_id:path}", access=Role.VIEWER, response_class=Response)
+@routes.get("/v1/models/{model_id:path}", access=Role.VIEWER, operation_id="openai_get_model", response_class=Response)
 async def get_model(request: Request, model_id: Annotated[str, Path(max_length=300)]) -> Response:
     """Show one model or service under any of its names."""
     snapshot = await parts_of(request).registry.current()

@@ -24,7 +24,9 @@ routes = Routes("chat")
 ResponseId = Annotated[str, Path(max_length=64)]
 
 
-@routes.post("/v1/responses", access=Role.USER, response_class=Response, rehearsable=False)
+@routes.post(
+    "/v1/responses", access=Role.USER, operation_id="openai_create_response", response_class=Response, rehearsable=False
+)
 async def create_response(request: Request, body: ResponseIn) -> Response:
     """Answer, whole or as numbered events; with `previous_response_id` it goes on from an earlier answer."""
     parts, caller = parts_of(request), caller_of(request)
@@ -47,20 +49,33 @@ async def create_response(request: Request, body: ResponseIn) -> Response:
     return json_response(told, headers=reply.headers())
 
 
-@routes.get("/v1/responses/{response_id}", access=Role.USER, response_class=Response)
+@routes.get(
+    "/v1/responses/{response_id}", access=Role.USER, operation_id="openai_get_response", response_class=Response
+)
 async def get_response(request: Request, response_id: ResponseId) -> Response:
     """Show a response of yours that is still kept."""
     return json_response(_kept(request).get(response_id, owner_id=caller_of(request).user_id).body)
 
 
-@routes.get("/v1/responses/{response_id}/input_items", access=Role.USER, response_class=Response)
+@routes.get(
+    "/v1/responses/{response_id}/input_items",
+    access=Role.USER,
+    operation_id="openai_input_items",
+    response_class=Response,
+)
 async def input_items(request: Request, response_id: ResponseId) -> Response:
     """List what a response of yours was made from."""
     kept = _kept(request).get(response_id, owner_id=caller_of(request).user_id)
     return json_response({"object": "list", "data": kept.input_items, "has_more": False})
 
 
-@routes.delete("/v1/responses/{response_id}", access=Role.USER, response_class=Response, rehearsable=False)
+@routes.delete(
+    "/v1/responses/{response_id}",
+    access=Role.USER,
+    operation_id="openai_delete_response",
+    response_class=Response,
+    rehearsable=False,
+)
 async def delete_response(request: Request, response_id: ResponseId) -> Response:
     """Forget a response of yours."""
     _kept(request).delete(response_id, owner_id=caller_of(request).user_id)

@@ -68,7 +68,7 @@ _SAMPLED = (
 )
 
 
-class ChatIn(SamplingFields):
+class ChatCompletionIn(SamplingFields):
     messages: Annotated[list[Any], Field(min_length=1)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None

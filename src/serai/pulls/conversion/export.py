@@ -7,6 +7,7 @@ scaled-dot-product attention per layer that is fed by past and new keys and an e
 The checkpoint is exported once in its own precision; int8 and int4 are made from that without torch.
 """
 
+import gc
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,7 @@ def _export(source: Path, made: Path, quantization: Quantization, report: Report
     plain = made / ("plain_model.xml" if is_compressed else MODEL)
     openvino.save_model(model, plain, compress_to_fp16=quantization != "fp32")
     del model
+    gc.collect()  # the weights go before they are read again, compressed
     if is_compressed:
         compress(plain, made / MODEL, quantization=quantization, report=report)
         plain.unlink()

@@ -4,7 +4,7 @@ import gc
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import openvino
 import torch
@@ -12,6 +12,7 @@ from openvino import opset13
 from openvino._offline_transformations import apply_make_stateful_transformation
 from openvino.frontend.pytorch import patch_model
 from torch import nn
+from torch.jit._trace import TracerWarning
 from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -27,7 +28,7 @@ def salt_bits(vocabulary: int) -> int:
     return max(1, (vocabulary - 1).bit_length())
 
 
-class CausalStep(nn.Module):  # type: ignore[misc]
+class CausalStep(nn.Module):
     """One step of a model with all its state in the arguments, as the network is to have it.
 
     input_ids, position_ids: (batch, new); attention_mask: (batch, past + new); then key and value of each
@@ -55,11 +56,11 @@ class CausalStep(nn.Module):  # type: ignore[misc]
         return (output.logits.float(), *states)
 
 
-def _cache_of(past: Sequence[torch.Tensor]) -> Cache:
+def _cache_of(past: Sequence[torch.Tensor]) -> Any:
     """Return a cache that holds these keys and values, with no empty tensor put before them."""
-    layers = []
+    layers: list[Any] = []
     for keys, values in zip(past[::2], past[1::2], strict=True):
-        layer = DynamicLayer()
+        layer = cast("Any", DynamicLayer)()
         layer.keys, layer.values, layer.dtype, layer.device = keys, values, keys.dtype, keys.device
         layer.is_initialized = True
         layers.append(layer)
@@ -79,9 +80,10 @@ def trace(source: Path, quantization: str, report: Report, threads: int) -> tupl
     """Return the network, and whether the logits of likely tokens are positive (see `Export`)."""
     torch.set_num_threads(threads)
     dtype = torch.float32 if quantization == "fp32" else "auto"
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         source, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
-    ).eval()
+    )
+    model.eval()
     model.config.use_cache = True
     report("trace", 0.2)
     with torch.inference_mode():
@@ -89,7 +91,7 @@ def trace(source: Path, quantization: str, report: Report, threads: int) -> tupl
     if next(model.parameters()).dtype != torch.float32:
         _make_traceable(model)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # what it takes for a constant is one here
+        warnings.simplefilter("ignore", TracerWarning)  # what it takes for a constant is one here
         network = openvino.convert_model(CausalStep(model), example_input=_example(model))
     heads, size = _key_shape(model)
     del model
