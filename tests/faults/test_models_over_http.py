@@ -1,6 +1,7 @@
 """Models that fail, are shot, wait or are switched, over HTTP: a real server and real workers."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -98,6 +99,41 @@ async def check_hop(server: ModelServer, service: str, bad: str, failure: str, c
     (line,) = server.events("fallback", **told)
     assert code is None or line["code"] == code
     assert line["request_id"] == headers["x-request-id"] == document["request_id"]
+
+
+async def test_a_stream_falls_back_before_it_opens(server: ModelServer) -> None:
+    """Its headers tell who answers and in place of whom, in every dialect."""
+    await server.model("good")
+    await server.model("bad", fail="run")
+    await server.service("s", "bad@1.0.0", "good@1.0.0")
+    for dialect in DIALECTS:
+        async with server.stream("s", dialect) as stream:
+            assert stream.headers["x-serai-fallback"] == "bad@1.0.0=failed", dialect
+            assert stream.headers["x-serai-model"] == "good@1.0.0", dialect
+            text, errors = await stream.rest()
+            assert (bool(text), errors) == (True, []), dialect
+
+
+async def test_a_chain_without_an_answer_tells_the_last_failure(server: ModelServer) -> None:
+    """As a status before anything was said, streamed or not; the decision is stored with both links."""
+    await server.model("bad", fail="run")
+    await server.model("worse", fail="start")
+    await server.service("s", "bad@1.0.0", "worse@1.0.0")
+    for streamed in (False, True):
+        answer = await server.chat("s", stream=streamed)
+        assert answer.status_code == 503, answer.text
+        assert answer.json()["error"]["code"] == "ENGINE_FAILED"
+        refused = await server.admin.post("/v1/chat/completions", json=v1_body("s", stream=streamed))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_failed")
+
+    async def all_are_stored() -> bool:
+        return len(server.rows("SELECT id FROM decisions")) == 4
+
+    await eventually(all_are_stored)
+    for row in server.rows("SELECT document FROM decisions"):
+        document = json.loads(row["document"])
+        assert [link["outcome"] for link in document["chain"]] == ["failed", "failed"]
+        assert document["outcome"] == "failed"
 
 
 async def test_what_failed_to_load_is_skipped_until_it_is_cleared(server: ModelServer) -> None:
@@ -400,6 +436,27 @@ async def test_time_that_is_up_is_408_with_what_was_generated_so_far(server: Mod
     await server.await_idle("m")
     row = await server.decision(stream.headers["x-serai-decision"])
     assert (row["document"]["outcome"], row["document"]["failure"]) == ("failed", "timeout")
+
+
+async def test_time_that_is_up_in_the_dialects(server: ModelServer) -> None:
+    """The bound is the service's; OpenAI's clients get 408 with the partial answer, streams end in their own words."""
+    await server.model("m", tokens=ENDLESS, step_s=0.02)
+    await server.service("s", "m@1.0.0", limits={"timeout_s": 2})
+    await said(server.admin.post("/models/m/load"))
+    whole = await server.admin.post("/v1/chat/completions", json=v1_body("s"))
+    assert whole.status_code == 408, whole.text
+    error = whole.json()["error"]
+    assert (error["type"], error["code"]) == ("timeout", "timeout")
+    assert error["partial"][0]["content"].startswith("User:")
+    assert whole.headers["x-should-retry"] == "false"
+    for dialect in DIALECTS:
+        async with server.stream("s", dialect) as stream:
+            text, errors = await stream.rest()
+        assert text, dialect
+        assert len(errors) == 1, dialect
+    await server.await_idle("m")
+    for wrong in (0, 601, -1):
+        assert (await server.chat("m", timeout=wrong)).status_code == 422
 
 
 async def test_time_that_is_up_while_a_load_goes_on(server: ModelServer, tmp_path: Path) -> None:

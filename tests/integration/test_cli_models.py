@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -112,7 +113,9 @@ def test_a_model_that_answers_is_in_use(server: ServerProcess, serai: Serai) -> 
     try:
         assert talking.stdout is not None
         assert talking.stdout.read(5) == "User:"
-        ((*_, in_flight, expires, _),) = [" ".join(row).replace("in use", "in-use").split() for row in serai("ps").rows()]
+        ((*_, in_flight, expires, _),) = [
+            " ".join(row).replace("in use", "in-use").split() for row in serai("ps").rows()
+        ]
         assert (in_flight, expires) == ("1", "in-use")
         assert serai("models", "unload", "long", "--force").code == DONE
         _, complaint = talking.communicate(timeout=60)
@@ -209,23 +212,46 @@ def test_ctrl_c_ends_the_answer_on_the_server_too(server: ServerProcess, serai: 
     try:
         assert talking.stdout is not None
         assert talking.stdout.read(5) == "User:"
-        talking.send_signal(subprocess.signal.SIGINT)
+        talking.send_signal(signal.SIGINT)
         _, complaint = talking.communicate(timeout=60)
     finally:
         talking.kill()
         talking.communicate()
     assert (talking.returncode, complaint) == (130, "")
-    wait_until(lambda: [one["in_flight"] for one in serai("--json", "ps").json()["items"]] == [0])
+    wait_until(lambda: not any(one["in_flight"] for one in serai("--json", "ps").json()["items"]), seconds=60)
 
 
-def test_a_server_that_is_not_there_is_told(serai: Serai, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_there_is_told(
+    server: ServerProcess, serai: Serai, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the exit code for it, and what to do."""
     monkeypatch.setenv("SERAI_URL", "http://127.0.0.1:9")
     for arguments in (("ps",), ("models", "load", "echo"), ("run", "echo", "one")):
         told = serai(*arguments)
         assert told.code == UNREACHABLE, arguments
         assert "serai serve" in told.err, arguments
-    monkeypatch.undo()
+    monkeypatch.setenv("SERAI_URL", server.url)
+
+
+def test_a_server_that_goes_away_in_the_middle_is_told(tmp_path: Path) -> None:
+    """What was said stands, and the exit code is that of a server which cannot be reached."""
+    with serving(tmp_path / "home", rate_limits="off", worker_threads=1) as server:
+        with server.client() as client:
+            source = {"kind": "package", "name": "long"}
+            card = {"id": "long", "task": "chat", "version": "1.0.0", "engine": "fake", "source": source}
+            client.post("/models", json={**card, "licence": "MIT", "engine_options": MODELS["long"]})
+        talking = _talk(server, "run", "long", "one two")
+        try:
+            assert talking.stdout is not None
+            assert talking.stdout.read(5) == "User:"
+            server.process.kill()
+            _, complaint = talking.communicate(timeout=60)
+        finally:
+            talking.kill()
+            talking.communicate()
+    assert talking.returncode == UNREACHABLE
+    assert "broke the connection off" in complaint
+    assert "hint: " in complaint
 
 
 def _talk(server: ServerProcess, *arguments: str, stdin: int = subprocess.PIPE) -> "subprocess.Popen[str]":

@@ -36,13 +36,13 @@ class EngineError(Exception):
 class Driver:
     """The engine `target` ('module:class') in a child process."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, **environment: str) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-X", "utf8", "-m", "support.engine_driver", target],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=child_environment(),
+            env={**child_environment(), **environment},
         )
         self._lines: Queue[str] = Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)

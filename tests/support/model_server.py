@@ -1,4 +1,4 @@
-"""A running server whose models are fake engines in real workers: making them, asking them, looking behind the scenes."""
+"""A running server whose models are fake engines in real workers: making and asking them, looking behind the scenes."""
 
 import json
 import sqlite3
@@ -55,7 +55,7 @@ DIALECTS = {
     ),
     "completions": Dialect(
         "/v1/completions",
-        lambda model: {"model": model, "prompt": "one two", "stream": True},
+        lambda model: {"model": model, "prompt": "one two", "stream": True, "max_tokens": 100_000},  # else 16
         lambda frame: _first_choice(frame).get("text") or "",
         lambda frame: frame.get("error"),
     ),
@@ -233,6 +233,14 @@ class ModelServer:
             return await self.in_flight(model) == count
 
         await eventually(are_running, seconds=60)
+
+    async def await_calls(self, count: int) -> None:
+        """Return when so many calls go on, waiting ones included."""
+
+        async def so_many() -> bool:
+            return (await self.figures())["serai_calls_in_flight{}"] == count
+
+        await eventually(so_many, seconds=60)
 
     async def figures(self) -> dict[str, float]:
         """Return every sample of /metrics as 'name{label=value}'."""

@@ -43,6 +43,10 @@ PACKAGED = Path(serai.__file__).parent / "starters"
 class Models:
     """What answers with models."""
 
+    runtime: Runtime
+    devices: tuple[Device, ...]
+    threads: int
+    """CPU threads of one model."""
     serving: Serving
     chats: Chats
     embedder: Embedder
@@ -54,7 +58,10 @@ async def open_models(ground: Ground, limiter: Limiter) -> Models:
     """Open what answers with models; the first load starts the first process."""
     settings, clock = ground.settings, ground.clock
     weights = LocalWeights(package=PACKAGED, pulled=settings.models_folder / "versions", roots=settings.model_roots)
-    serving = await _open_serving(ground, weights)
+    devices = await asyncio.to_thread(_devices, settings)
+    machine = _machine(settings, devices)
+    runtime = await _open_runtime(ground, devices)
+    serving = _open_serving(ground, runtime, Placer(machine, weights))
     renderer = Renderer(clock=clock)
     ground.stack.push_async_callback(renderer.aclose)
     chats = Chats(
@@ -67,6 +74,9 @@ async def open_models(ground: Ground, limiter: Limiter) -> Models:
         new_id=ground.new_id,
     )
     return Models(
+        runtime=runtime,
+        devices=devices,
+        threads=machine.threads,
         serving=serving,
         chats=chats,
         embedder=Embedder(serving, limiter),
@@ -75,10 +85,8 @@ async def open_models(ground: Ground, limiter: Limiter) -> Models:
     )
 
 
-async def _open_serving(ground: Ground, weights: LocalWeights) -> Serving:
-    settings, database, clock, stack = ground.settings, ground.database, ground.clock, ground.stack
-    devices = await asyncio.to_thread(_devices, settings)
-    runtime = await _open_runtime(ground, devices)
+def _open_serving(ground: Ground, runtime: Runtime, placer: Placer) -> Serving:
+    database, clock = ground.database, ground.clock
     counts = ServingMetrics()
     ground.metrics.register(counts)
     remote_secrets = RemoteSecrets(lambda name: database.read(ground.secrets.reveal, name), clock=clock)
@@ -86,14 +94,14 @@ async def _open_serving(ground: Ground, weights: LocalWeights) -> Serving:
         runtime=runtime,
         remote=RemoteEngine(ground.outbound, clock=clock),
         reveal=remote_secrets.get,
-        placer=Placer(_machine(settings, devices), weights),
+        placer=placer,
         standing=Standing(runtime, Circuits()),
         clock=clock,
         metrics=counts,
     )
     recorder = DecisionRecorder(database, on_dropped=counts.dropped.inc)
     serving = Serving(ground.registry, parts, Books(recorder=recorder, new_id=ground.new_id))
-    stack.push_async_callback(serving.close)
+    ground.stack.push_async_callback(serving.close)
     return serving
 
 

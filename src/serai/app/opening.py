@@ -10,6 +10,7 @@ from typing import Any
 from serai.api.parts import Parts
 from serai.app.ground import open_ground
 from serai.app.models import open_models
+from serai.app.pulls import open_pulls, pull_resource, sweep
 from serai.app.work import start_background, start_jobs
 from serai.auth.callers import Callers
 from serai.auth.credentials import Passwords, Tokens
@@ -44,6 +45,7 @@ async def open_parts(
     database, passwords = ground.database, Passwords()
     limiter = _limiter(settings, clock, stack)
     models = await open_models(ground, limiter)
+    pulls, files = open_pulls(ground, models)
     parts = Parts(
         settings=settings,
         clock=clock,
@@ -66,13 +68,13 @@ async def open_parts(
         embedder=models.embedder,
         sessions=models.sessions,
         kept_responses=models.kept_responses,
-        runners=_runners(settings, database, ground.blobs, runners),
+        runners=_runners(settings, database, ground.blobs, [pulls, *runners]),
         feed=_open_feed(database, stack),
         writes=GroupedWrites(database),
         webhook_master=hmac.digest(ground.secrets_key.encode(), b"serai webhooks v1", "sha256"),
         checks=_checks(database, ground.cache, settings),
     )
-    start_background(stack, parts)
+    start_background(stack, parts, lambda: sweep(files, ground.registry, clock, settings))
     start_jobs(stack, parts, ground.home)
     return parts
 
@@ -92,7 +94,7 @@ def _runners(settings: Settings, database: Database, blobs: FileBlobs, further: 
             yield piece
 
     resource = Resource(name="cpu", concurrency=settings.job_concurrency, max_queued=settings.job_max_queued)
-    return Runners([resource], [DigestRunner(read_blob, resource=resource.name), *further])
+    return Runners([resource, pull_resource(settings)], [DigestRunner(read_blob, resource=resource.name), *further])
 
 
 def _limiter(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Limiter:

@@ -35,7 +35,7 @@ _JOB_DRAIN_S = 2.0
 """How long a stop lets running jobs end by themselves; the others go back to the queue, and lose no attempt."""
 
 
-def start_background(stack: AsyncExitStack, parts: Parts) -> None:
+def start_background(stack: AsyncExitStack, parts: Parts, sweep_models: Callable[[], Awaitable[object]]) -> None:
     """Start what runs now and then; each ends with the server."""
     collector = Collector(parts.database, parts.blobs, grace_s=parts.settings.blob_grace_s)
     job_metrics = JobMetrics()
@@ -52,6 +52,7 @@ def start_background(stack: AsyncExitStack, parts: Parts) -> None:
         "job-metrics": (_FIGURES_EVERY_S, count_jobs),
         "pinned": (_PINNED_EVERY_S, _pinner(parts)),
         "cleanup": (parts.settings.cleanup_interval_s, lambda: collector.run(parts.clock.now())),
+        "models": (parts.settings.cleanup_interval_s, sweep_models),
         "decisions": (parts.settings.cleanup_interval_s, lambda: parts.database.run(prune_decisions, oldest())),
         "sessions": (
             parts.settings.cleanup_interval_s,

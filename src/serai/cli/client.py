@@ -42,10 +42,7 @@ class Client:
         try:
             response = self._http.request(method, path, json=body, params=given)
         except httpx.HTTPError as error:
-            raise UpstreamFailed(
-                f"No server answers at {self.url} ({type(error).__name__}).",
-                hint="Start one with 'serai serve', or name it with --url or SERAI_URL.",
-            ) from None
+            raise self._lost(error) from None
         if response.is_error:
             raise _refusal(response)
         return response.json() if response.content else None
@@ -69,7 +66,7 @@ class Client:
                     raise _refusal(response)
                 yield from (data for _, data in _frames(response.iter_lines()))
         except httpx.HTTPError as error:
-            raise UpstreamFailed(f"No server answers at {self.url} ({type(error).__name__}).") from None
+            raise self._lost(error) from None
 
     def events(self, path: str) -> Iterator[dict[str, Any]]:
         """Yield the events of a stream to its end; resumes behind the last numbered one when the line is cut.
@@ -94,8 +91,20 @@ class Client:
                 now = SystemClock().monotonic()
                 cut_since = cut_since or now
                 if now - cut_since > RESUME_S:
-                    raise UpstreamFailed(f"No server answers at {self.url} ({type(error).__name__}).") from None
+                    raise self._lost(error) from None
             pause(0.5)
+
+    def _lost(self, error: httpx.HTTPError) -> UpstreamFailed:
+        if isinstance(error, httpx.ReadTimeout):
+            message = f"The server at {self.url} has not answered in time."
+            return UpstreamFailed(message, hint="It may still do what was asked: look before you ask again.")
+        if isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
+            message = f"The server at {self.url} broke the connection off ({type(error).__name__})."
+            return UpstreamFailed(message, hint="It was stopped, or has crashed; ask again when it is back.")
+        return UpstreamFailed(
+            f"No server answers at {self.url} ({type(error).__name__}).",
+            hint="Start one with 'serai serve', or name it with --url or SERAI_URL.",
+        )
 
 
 def pause(seconds: float) -> None:

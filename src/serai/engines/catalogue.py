@@ -11,12 +11,15 @@ from serai.engines.errors import EngineUnknown
 from serai.engines.options import (
     FakeOptions,
     HttpOptions,
+    NoOptions,
     OpenvinoLlmOptions,
     OpenvinoOptions,
     RemoteOptions,
     TransformersOptions,
     VllmOptions,
 )
+
+RESERVATION = "reservation"
 
 _ENGINES = (
     EngineInfo(
@@ -91,6 +94,16 @@ _ENGINES = (
         formats=frozenset({"none"}),
         options=HttpOptions,
         capabilities=frozenset({"batching"}),
+    ),
+    EngineInfo(
+        name=RESERVATION,
+        target="serai.engines.reservation:Reservation",
+        summary="No model: memory and threads that are kept for a conversion.",
+        tasks=frozenset(),
+        device_kinds=("cpu",),
+        formats=frozenset(),
+        options=NoOptions,
+        preload=("serai.engines.reservation",),
     ),
     EngineInfo(
         name="fake",

@@ -51,7 +51,7 @@ from serai.events import Done, Event, Failed
 
 quieten()
 import openvino  # noqa: E402 - what the fork server is to have imported
-import openvino_genai as genai  # noqa: E402
+import openvino_genai as genai  # noqa: E402 - after quieten
 
 _WARM_TOKENS = 40
 _SEED_BITS = 63

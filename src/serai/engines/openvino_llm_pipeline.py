@@ -12,8 +12,8 @@ from serai.errors import InvalidInput
 
 quieten()
 import numpy as np  # noqa: E402 - what the fork server is to have imported
-import openvino  # noqa: E402
-import openvino_genai as genai  # noqa: E402
+import openvino  # noqa: E402 - after quieten
+import openvino_genai as genai  # noqa: E402 - after quieten
 
 _FAST_GROUP = 128
 _LARGEST_MIN_P = 0.999999

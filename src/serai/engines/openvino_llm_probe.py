@@ -1,6 +1,6 @@
 """The program that tries out grammars, where they can do no harm: in a process that may crash.
 
-    python -m serai.engines.openvino_llm_probe FOLDER VOCABULARY
+    python -m serai.engines.openvino_llm_probe FOLDER VOCABULARY SCRATCH
 
 GenAI compiles a grammar within a step. A wrong one breaks the whole pipeline, some crash the process, and some
 take all the memory there is. So each new grammar first draws one token here, from a network of one layer with
@@ -13,7 +13,6 @@ import resource
 import shutil
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -24,9 +23,9 @@ from serai.engines.quiet import quieten
 from serai.engines.tasks import Grammar, Sampling
 
 quieten()
-import numpy as np  # noqa: E402
-import openvino  # noqa: E402
-from openvino import opset13 as op  # noqa: E402
+import numpy as np  # noqa: E402 - after quieten
+import openvino  # noqa: E402 - after quieten
+from openvino import opset13 as op  # noqa: E402 - after quieten
 
 _SIZE = 16
 _BLOCKS = 4
@@ -57,12 +56,14 @@ def main() -> None:
     output = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what the libraries print is no answer
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with TemporaryDirectory(prefix="serai-grammar-") as scratch:
-        folder = make_folder(Path(sys.argv[1]), int(sys.argv[2]), Path(scratch))
-        probe = Probe(folder)
+    scratch = Path(sys.argv[3])
+    try:
+        probe = Probe(make_folder(Path(sys.argv[1]), int(sys.argv[2]), scratch))
         for line in sys.stdin.buffer:
             question = msgspec.json.decode(line, type=Question)
             output.write(msgspec.json.encode(Verdict(probe.problem(question))) + b"\n")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # also when whoever asks is gone
 
 
 class Probe:

@@ -33,11 +33,11 @@ from serai.events import Done, Event, Text
 
 quieten()
 import torch  # noqa: E402 - what the fork server is to have imported
-import transformers  # noqa: E402
+import transformers  # noqa: E402 - after quieten
 
-from serai.engines.transformers_llm_adapters import Adapters, Mix  # noqa: E402
-from serai.engines.transformers_llm_batch import Batch  # noqa: E402
-from serai.engines.transformers_llm_sampling import draw_token  # noqa: E402
+from serai.engines.transformers_llm_adapters import Adapters, Mix  # noqa: E402 - after quieten
+from serai.engines.transformers_llm_batch import Batch  # noqa: E402 - after quieten
+from serai.engines.transformers_llm_sampling import draw_token  # noqa: E402 - after quieten
 
 _SEED_BITS = 63
 _UNKNOWN_CONTEXT = 2048

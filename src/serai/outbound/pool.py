@@ -6,6 +6,7 @@ connections a call costs ten times what it costs with one. Here a call looks at 
 
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import AsyncExitStack
 from typing import cast
 
 import anyio
@@ -68,9 +69,10 @@ class ConnectionPool:
     async def aclose(self) -> None:
         """Close the idle connections; those in use are closed when their call is over."""
         self._is_closed = True
-        for connection in tuple(self._idle):
-            self._forget(connection)
-            await _close(connection)
+        async with AsyncExitStack() as closing:  # goes on with the others where one is interrupted
+            for connection in tuple(self._idle):
+                self._forget(connection)
+                closing.push_async_callback(_close, connection)
 
     async def _idle_connection(self, origin: _Origin) -> httpcore.AsyncHTTPConnection | None:
         """Return a connection that the other side has not closed, or None."""
@@ -121,12 +123,17 @@ class _Body:
         if self._is_closed:
             return
         self._is_closed = True
-        with anyio.CancelScope(shield=True):
-            await self._stream.aclose()  # type: ignore[attr-defined]
-            await self._pool.release(self._origin, self._connection)
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._stream.aclose()  # type: ignore[attr-defined]
+        except BaseException:  # a shield holds off a cancelled scope, but not `Task.cancel`
+            await _close(self._connection)
+            raise
+        await self._pool.release(self._origin, self._connection)
 
 
 async def _close(connection: httpcore.AsyncHTTPConnection) -> None:
+    """Close the socket, which happens before the first wait in here: no cancel can come between."""
     with anyio.CancelScope(shield=True):
         await connection.aclose()
 

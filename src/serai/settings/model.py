@@ -169,7 +169,8 @@ class Settings(BaseModel):
         {}, description="Folders with weights, by the names that a version's source uses."
     )
     worker_environment: dict[str, str] = Field(
-        {}, description="Variables for the processes of models, which see nothing of the server's: CUDA_VISIBLE_DEVICES."
+        {},
+        description="Variables for the processes of models, which see nothing of the server's: CUDA_VISIBLE_DEVICES.",
     )
     models_path: Path | None = Field(
         None,
@@ -180,6 +181,30 @@ class Settings(BaseModel):
     decision_retention_days: float = Field(
         90, gt=0, le=36_500, description="How long it is kept which version answered, and why."
     )
+
+    # Pulling models
+    hub_endpoint: str = Field(
+        "https://huggingface.co",
+        pattern=r"^https?://[^/\s?#@]+$",
+        description="Address of the hub, or of a mirror that speaks its API.",
+    )
+    hub_token_secret: str = Field(
+        "hf_token",
+        min_length=1,
+        max_length=128,
+        description="Name of the secret that is sent to the hub, if there is one.",
+    )
+    hub_cache_path: Path | None = Field(
+        None,
+        description="Cache of the hub's own tools, whose files are used and not fetched again.",
+        examples=["/srv/huggingface/hub"],
+    )
+    max_concurrent_pulls: int = Field(2, ge=1, le=64, description="Pulls that run at the same time.")
+    pull_connections: int = Field(4, ge=1, le=32, description="Files of one pull that are fetched at the same time.")
+    q4_threshold_bytes: Bytes = Field(
+        14_000_000_000, description="`quantize: auto` takes 4 bits for weights of more than this, at 16 bits each."
+    )
+    pull_partial_days: float = Field(7, gt=0, le=3650, description="How long parts of abandoned pulls are kept.")
 
     # Jobs
     job_concurrency: int = Field(2, ge=1, le=1000, description="Jobs without a model that run at the same time.")
@@ -196,7 +221,7 @@ class Settings(BaseModel):
     log_max_bytes: Bytes = Field(20 * MIB, description="Size at which a log file is rotated.")
     log_backups: int = Field(5, ge=0, le=100, description="Rotated log files that are kept.")
 
-    @field_validator("home", "blobs_path", "models_path")
+    @field_validator("home", "blobs_path", "models_path", "hub_cache_path")
     @classmethod
     def _expand(cls, path: Path | None) -> Path | None:
         return expanded(path).absolute() if path is not None else None

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from serai.events import Failed
 from support.engine_driver import Driver, EngineError, Outcome
 from support.llm_models import FAMILIES, made
 from support.llm_reference import greedy_texts
+from support.waiting import wait_until
 
 TARGET = "serai.engines.openvino_llm:OpenvinoLlm"
 EXACT: dict[str, Any] = {"precision": "f32", "cache_precision": "f32", "cache_tokens": 4096}
@@ -173,12 +175,59 @@ def test_a_run_can_be_cancelled_while_its_grammar_is_tried(engine: Driver) -> No
     assert engine.answer("after", max_tokens=2).usage["completion_tokens"] == 2
 
 
+def is_running(pid: int) -> bool:
+    """Say whether a process runs; one that nobody has collected yet does not."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except FileNotFoundError:
+        return False
+
+
+def test_the_program_that_tries_grammars_ends_with_its_engine(folder: Path, tmp_path: Path) -> None:
+    """Also where the engine's process is killed, and nothing is left in the folder for temporary files."""
+    with Driver(TARGET, TMPDIR=str(tmp_path)) as driver:
+        driver.load(folder, engine="openvino-genai", options=EXACT)
+        driver.answer("x", grammar=Grammar(kind="regex", value="[0-9]"), max_tokens=2)
+        child = int(driver.look("_grammars._process.pid"))
+        assert [path.name[:14] for path in tmp_path.iterdir()] == ["serai-grammar-"]
+    wait_until(lambda: not any(tmp_path.iterdir()), seconds=60)
+    wait_until(lambda: not is_running(child), seconds=60)
+
+
 @pytest.mark.parametrize(("field", "value"), [("logit_bias", {3: 1.0}), ("logprobs", 2)])
 def test_what_genai_cannot_do_is_refused_by_name(engine: Driver, field: str, value: Any) -> None:
     """Never dropped: the field is named."""
     with pytest.raises(EngineError, match="top_logprobs" if field == "logprobs" else field) as caught:
         engine.start("x", **{field: value})
     assert caught.value.code == "INVALID_INPUT"
+
+
+def test_penalties_that_would_do_the_reverse_are_refused(folder: Path, tmp_path: Path) -> None:
+    """GenAI raises negative logits by them; a model whose likely tokens have such logits is marked by the exporter."""
+    marked = Path(shutil.copytree(folder, tmp_path / "marked"))
+    note = json.loads((marked / "serai_export.json").read_text())
+    assert note["has_raw_penalties"] is True
+    (marked / "serai_export.json").write_text(json.dumps(note | {"has_raw_penalties": False}))
+    with Driver(TARGET) as driver:
+        driver.load(marked, engine="openvino-genai", options=EXACT)
+        for field in ("presence_penalty", "frequency_penalty"):
+            with pytest.raises(EngineError, match=field):
+                driver.start("x", **{field: 0.5})
+        assert driver.answer("x", max_tokens=2, repetition_penalty=1.2).usage["completion_tokens"] == 2
+
+
+def test_a_network_from_elsewhere_runs_without_the_prefix_cache(folder: Path, tmp_path: Path) -> None:
+    """Without our exporter's note nothing is shared between prompts, and all else works."""
+    foreign = Path(shutil.copytree(folder, tmp_path / "foreign"))
+    (foreign / "serai_export.json").unlink()
+    with Driver(TARGET) as driver:
+        assert driver.load(foreign, engine="openvino-genai", options=EXACT).facts["prefix_cache"] is False
+        prompt = "A story that is told twice. " * 15
+        first, one = prefill_steps(driver, prompt, cache_key="owner")
+        again, two = prefill_steps(driver, prompt, cache_key="owner")
+    assert first == again
+    assert one.text() == two.text()
+    assert two.usage["cached_tokens"] == 0
 
 
 def prefill_steps(engine: Driver, prompt: str, **fields: Any) -> tuple[int, Outcome]:
@@ -241,7 +290,7 @@ def test_each_profile_loads_and_answers(tmp_path_factory: pytest.TempPathFactory
 
 
 def test_the_cache_is_as_large_as_the_memory_allows(folder: Path) -> None:
-    """What was reserved bounds it; too little for the weights is refused; the context is never longer than the cache."""
+    """What was reserved bounds it; less than the weights is refused; the context is never longer than the cache."""
     reserved = estimate_bytes(folder, OpenvinoLlmOptions())
     with Driver(TARGET) as driver:
         facts = driver.load(folder, engine="openvino-genai", memory_bytes=reserved).facts

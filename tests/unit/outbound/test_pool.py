@@ -199,3 +199,38 @@ async def test_a_cancelled_call_closes_its_connection() -> None:
         with pytest.raises(asyncio.CancelledError):
             await waiting
         await left.wait()
+
+
+async def test_a_call_cancelled_while_it_is_closed_loses_no_connection() -> None:
+    """In whichever turn of the loop the cancel comes: the connection is kept, or the server sees it go."""
+    async with running() as server, pool() as connections, asyncio.timeout(SECONDS):
+        responses = []
+        for turns in range(1, 9):
+            response = await begin(connections, server)
+            await response.aread()
+            responses.append(response)  # or the garbage collector would close what is lost
+            await cancelled_after(turns, asyncio.create_task(response.aclose()))
+        await connections.aclose()
+        for _ in range(server.opened):
+            await server.closed.acquire()
+
+
+async def test_a_pool_whose_closing_is_cancelled_closes_every_connection() -> None:
+    """Those too that it had not come to."""
+    for turns in range(1, 5):
+        async with running() as server, pool() as connections, asyncio.timeout(SECONDS):
+            responses = [await begin(connections, server) for _ in range(3)]
+            for response in responses:
+                await response.aread()
+                await response.aclose()
+            await cancelled_after(turns, asyncio.create_task(connections.aclose()))
+            for _ in range(server.opened):
+                await server.closed.acquire()
+
+
+async def cancelled_after(turns: int, task: asyncio.Task[None]) -> None:
+    """Let the loop turn so many times, cancel the task, and wait for its end."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})

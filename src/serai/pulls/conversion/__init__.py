@@ -12,6 +12,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+ARCHITECTURES = frozenset({"GPT2LMHeadModel", "LlamaForCausalLM", "OPTForCausalLM", "Qwen3ForCausalLM"})
+"""What can be converted, by the names in config.json."""
+
 Quantization = Literal["int8", "int4", "fp16", "fp32"]
 
 

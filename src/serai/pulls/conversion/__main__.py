@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 from serai.engines.quiet import quieten
 from serai.errors import InvalidInput, OutOfMemory, SeraiError
 from serai.pulls.conversion import Message, Refused, Request, Step
+from serai.runtime.worker.isolation import die_with_parent
 
 _NICENESS = 10
 """Conversion is background work: answers come first."""
@@ -18,6 +20,7 @@ _NICENESS = 10
 
 def main() -> int:
     """Convert as the argument says; the exit code is 0 if it was done."""
+    die_with_parent(signal.SIGKILL)
     say = _speaker()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(_NICENESS)
