@@ -73,7 +73,7 @@ _ENGINES = (
         packages=("torch", "transformers"),
         remedy="pip install 'serai[torch]'",
         preload=("serai.engines.transformers_llm",),
-        capabilities=frozenset({"batching", "logprobs", "top_logprobs", "logit_bias", "n"}),
+        capabilities=frozenset({"adapters", "batching", "logprobs", "top_logprobs", "logit_bias", "n"}),
     ),
     EngineInfo(
         name="remote",
