@@ -31,8 +31,8 @@ soak: setup  ## the long form of the fault tests (30 minutes)
 	$(BIN)/python tests/faults/soak_jobs.py --minutes 30
 
 lint: setup  ## formatting, style, types, layers
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks starter
+	$(BIN)/ruff check src tests benchmarks starter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

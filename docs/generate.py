@@ -1,11 +1,12 @@
-"""Writes the reference from the code: settings, errors, routes, metrics, commands, and serai.toml.example.
+"""Writes the reference from the code: settings, errors, routes, metrics, commands, engines, serai.toml.example.
 
     python docs/generate.py            write the files that have changed
     python docs/generate.py --check    exit 1 and name the files that are not what the code says
 
-Nothing here knows a setting, an error, a route, a metric or a command by name.
+Nothing here knows a setting, an error, a route, a metric, a command or an engine by name.
 """
 
+import ast
 import asyncio
 import importlib
 import inspect
@@ -16,9 +17,11 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import msgspec
 import structlog
 import typer
 from fastapi import FastAPI
@@ -32,6 +35,8 @@ from serai.api.access import SecuredRoute
 from serai.api.errors import STATUS
 from serai.app import create_app
 from serai.cli import main as command_line
+from serai.engines.base import EngineInfo
+from serai.engines.catalogue import CATALOGUE
 from serai.errors import SeraiError
 from serai.settings import Settings
 
@@ -55,6 +60,7 @@ def everything() -> dict[str, str]:
         "docs/reference/api.md": api_page([route for route in app.routes if isinstance(route, SecuredRoute)]),
         "docs/reference/metrics.md": metrics_page(metrics),
         "docs/reference/cli.md": cli_page(),
+        "docs/reference/engines.md": engines_page(list(CATALOGUE.values())),
         "serai.toml.example": example_file(),
     }
 
@@ -374,6 +380,71 @@ def _meaning(parameter: Any) -> str:
     if parameter.multiple and "repeated" not in words:
         words += " May be repeated."
     return words.strip()
+
+
+# Engines
+
+
+def engines_page(engines: Sequence[EngineInfo]) -> str:
+    """Return docs/reference/engines.md; an engine without tasks is none that a version could name."""
+    shown = [one for one in engines if one.tasks]
+    flags = sorted({flag for one in shown for flag in one.capabilities})
+    kinds = [
+        (code(one.name), _listed(one.tasks), _listed(one.device_kinds), _listed(one.formats), one.summary)
+        for one in shown
+    ]
+    able = [(code(one.name), *("yes" if flag in one.capabilities else "" for flag in flags)) for one in shown]
+    text = (
+        f"{NOTE}# Engines\n\n"
+        "A version names its engine in `engine`; without a name the server chooses, and tries the next one that can "
+        "where one cannot load the model. A version's `engine_options` are checked against the tables below: an option "
+        "that is not there is refused.\n\n"
+        + table(("engine", "tasks", "devices", "weights", "what it is"), kinds)
+        + "\n## What each can do\n\nA call that needs what an engine cannot do goes to one that can, or is refused "
+        "with the name of the field.\n\n" + table(("engine", *map(code, flags)), able) + "\n## Options\n"
+    )
+    for one in shown:
+        rows = [_option(field, _meanings(one.options)) for field in msgspec.structs.fields(one.options)]
+        text += f"\n### {code(one.name)}\n\n"
+        text += f"To install it: `{one.remedy}`\n\n" if one.remedy else ""
+        text += table(("option", "default", "allowed", "what it is"), rows) if rows else "It has none.\n"
+    return text
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _option(field: msgspec.structs.FieldInfo, meanings: dict[str, str]) -> tuple[str, str, str, str]:
+    default = json.dumps(list(field.default) if isinstance(field.default, tuple) else field.default)
+    return code(field.name), code(default), _type(field.type), meanings.get(field.name, "")
+
+
+def _type(kind: Any) -> str:
+    """Return in words what a value of this type may be."""
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        return " or ".join(code(json.dumps(value)) for value in inner)
+    if get_origin(kind) is tuple:
+        return f"a list of {_type(inner[0])}"
+    if hasattr(kind, "__metadata__"):
+        bounds = {name: getattr(kind.__metadata__[0], name) for name in ("gt", "ge", "le", "lt")}
+        signs = {"gt": "greater than", "ge": "at least", "le": "at most", "lt": "less than"}
+        told = [f"{sign} {bounds[name]}" for name, sign in signs.items() if bounds[name] is not None]
+        return ", ".join([_type(inner[0]), *told])
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+
+
+def _meanings(options: type[msgspec.Struct]) -> dict[str, str]:
+    """Return the first line of the text below each field."""
+    body = ast.parse(inspect.getsource(options)).body[0]
+    assert isinstance(body, ast.ClassDef), "it is the source of a class"
+    found = {}
+    for field, text in pairwise(body.body):
+        is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:
+            found[field.target.id] = " ".join(inspect.cleandoc(text.value.value).split())
+    return found
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -37,6 +37,9 @@ BANNED = {
     "import httpx": "TID251",
     "from httpx import AsyncClient": "TID251",
     "import httpcore": "TID251",
+    "import httpx2": "TID251",
+    "from httpx2 import Client": "TID251",
+    "import httpcore2": "TID251",
     "import http.client": "TID251",
     "import urllib.request": "TID251",
     "from urllib import request": "TID251",
@@ -79,7 +82,9 @@ DOORS = {
     "cli/demo.py": {"httpx", "os.environ"},  # a client of the server that it starts with an environment of its own
     "clock.py": {"datetime.datetime.now", "time.monotonic"},
     "ids.py": {"time.time_ns"},
+    "outbound/blocking.py": {"httpx2"},  # the client that the hub's library is given
     "outbound/client.py": {"httpcore"},
+    "outbound/connection.py": {"httpcore"},
     "outbound/pinning.py": {"httpcore"},
     "outbound/pool.py": {"httpcore"},
     "settings/loading.py": {"os.environ"},

@@ -45,6 +45,8 @@ class SeraiError(Exception):
 
     code: ClassVar[str] = "INTERNAL_ERROR"
     default_hint: ClassVar[str | None] = None
+    may_pass: ClassVar[bool] = False
+    """Whether the same work may succeed when it is tried again, though nobody has changed anything."""
 
     def __init__(
         self,
@@ -111,6 +113,7 @@ class Gone(SeraiError):
 
 class RateLimited(SeraiError):
     code = "RATE_LIMITED"
+    may_pass = True
     default_hint = "Wait for the seconds in Retry-After, then try again."
 
 
@@ -128,6 +131,7 @@ class Cancelled(SeraiError):
 
 class Unavailable(SeraiError):
     code = "UNAVAILABLE"
+    may_pass = True
     default_hint = "Try again shortly; GET /health says what is wrong."
 
 
@@ -156,7 +160,9 @@ class OutOfMemory(EngineFailed):
 
 class WorkerCrashed(EngineFailed):
     code = "WORKER_CRASHED"
-    default_hint = "It is left alone for some minutes; POST /models/{ref}/cooldown/clear lets it be tried again at once."
+    default_hint = (
+        "It is left alone for some minutes; POST /models/{ref}/cooldown/clear lets it be tried again at once."
+    )
 
 
 class WorkerHung(EngineFailed):
@@ -165,6 +171,7 @@ class WorkerHung(EngineFailed):
 
 class UpstreamFailed(SeraiError):
     code = "UPSTREAM_FAILED"
+    may_pass = True
 
 
 class OutboundRefused(SeraiError):
@@ -177,4 +184,5 @@ class ConfigurationError(SeraiError):
 
 class InternalError(SeraiError):
     code = "INTERNAL_ERROR"
+    may_pass = True
     default_hint = "This is a defect of the server: its log has the details under this request_id."

@@ -1,5 +1,6 @@
 """Running the application: the home folder locked, logs set up, one socket, a bounded drain at the end."""
 
+import asyncio
 import math
 import signal
 import socket
@@ -11,6 +12,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from serai.api.parts import Parts
 from serai.api.protocol import BoundedProtocol
 from serai.app import create_app
 from serai.auth.first_start import ADMIN_KEY_FILE
@@ -22,6 +24,8 @@ from serai.telemetry import logs
 
 log = structlog.get_logger(__name__)
 _BACKLOG = 2048
+_LAST_WORDS_S = 2.0
+"""After the grace, how long answers have to say that the server stops."""
 
 
 class Server(uvicorn.Server):
@@ -38,9 +42,17 @@ class Server(uvicorn.Server):
             print(self._ready, file=sys.stderr, flush=True)  # noqa: T201 - said to whoever started it, logs or not
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tell the open streams to end, then drain."""
-        self._app.state.parts.stopping.set()
+        """Tell the open streams to end, then drain; answers that take too long end with a word, not a cut."""
+        parts: Parts = self._app.state.parts
+        parts.stopping.set()
+        ending = asyncio.create_task(_end_answers(parts), name="end of answers")
         await super().shutdown(sockets)
+        ending.cancel()
+
+
+async def _end_answers(parts: Parts) -> None:
+    await asyncio.sleep(parts.settings.shutdown_grace_s)
+    await parts.serving.close()
 
 
 def run(settings: Settings, *, runners: Sequence[Runner] = ()) -> None:
@@ -69,7 +81,7 @@ def run(settings: Settings, *, runners: Sequence[Runner] = ()) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s),
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s + _LAST_WORDS_S),
         timeout_keep_alive=30,
     )
     host, port = listener.getsockname()[:2]

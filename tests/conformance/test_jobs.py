@@ -298,6 +298,17 @@ def test_an_interruption_is_not_an_attempt(queue: Queue) -> None:
     assert queue.take_one()[0] == job_id
 
 
+def test_an_interruption_keeps_what_was_decided(queue: Queue) -> None:
+    """The next run goes on with the decision, one that itself decides nothing does not lose it."""
+    decision = {"source": {"revision": "a" * 40}}
+    queue.put()
+    for outcome in (Outcome(events=[Progress(stage="resolved")], decision=decision), Outcome()):
+        job_id, claim = queue.take_one()
+        queue.run(store.release, job_id, claim, outcome)
+        job = queue.get(job_id)
+        assert (job.decision, job.progress and job.progress["stage"]) == (decision, "interrupted")
+
+
 def test_cancel_of_a_waiting_job_ends_it_at_once(queue: Queue) -> None:
     """It is cancelled, never claimed, and its last event says so; asking twice is no error."""
     job = queue.put()

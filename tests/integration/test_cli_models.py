@@ -22,7 +22,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "echo": {},
     "unloadable": {"fail": "load"},
     "breaks": {"fail": "run", "fail_after": 2},
-    "long": {"tokens": 1_000_000, "step_s": 0.01},
+    "long": {"tokens": 100_000, "step_s": 0.01},
 }
 """Each repeats its prompt; what differs is how."""
 

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import stat
+import sys
 import time
 from pathlib import Path
 
@@ -27,6 +28,16 @@ def picture(side: int = 64) -> bytes:
     out = io.BytesIO()
     Image.effect_noise((side, side), 60).save(out, "PNG")
     return out.getvalue()
+
+
+def test_a_server_that_does_not_start_leaves_nothing_open(tmp_path: Path) -> None:
+    """The tests' own `serving` says why it did not, and closes the pipe that it read that from."""
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    command = (sys.executable, "-c", "import sys; sys.exit('out of order')")
+    with pytest.raises(RuntimeError, match="out of order") as caught, serving(tmp_path, command=command):
+        pass
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
+    assert caught.value
 
 
 def test_without_auth_no_address_but_loopback_is_listened_on(tmp_path: Path) -> None:

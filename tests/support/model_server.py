@@ -15,7 +15,7 @@ from support.process import ServerProcess, serving
 from support.waiting import eventually
 
 MIB = 2**20
-ENDLESS = 1_000_000
+ENDLESS = 100_000
 PATIENT = httpx.Timeout(120)
 _FOOTPRINT = [{"device": "cpu", "bytes": MIB}]
 
@@ -262,6 +262,18 @@ class ModelServer:
 
         await eventually(is_stored)
         return {**found[0], "document": json.loads(found[0]["document"])}
+
+    async def await_rows(self, outcome: str, count: int) -> list[dict[str, Any]]:
+        """Return the documents of the decisions with this outcome, when so many are stored."""
+        found: list[dict[str, Any]] = []
+
+        async def are_stored() -> bool:
+            documents = [json.loads(row["document"]) for row in self.rows("SELECT document FROM decisions")]
+            found[:] = [document for document in documents if document["outcome"] == outcome]
+            return len(found) == count
+
+        await eventually(are_stored)
+        return found
 
     def events(self, name: str, **values: Any) -> list[dict[str, Any]]:
         """Return the log lines of an event that have these values."""

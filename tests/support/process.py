@@ -83,9 +83,13 @@ def serving(
         errors="replace",
         env=given,
     )
-    server = ServerProcess(process, home)
-    reader = _read_lines(server)
+    server, said = ServerProcess(process, home), threading.Event()
+    reader = threading.Thread(target=_read_lines, args=(server, said), daemon=True)
+    reader.start()
     try:
+        said.wait(START_S)
+        if not server.url:
+            raise RuntimeError("the server did not start: " + "".join(server.lines)[-2000:])
         yield server
     finally:
         if process.poll() is None:
@@ -104,27 +108,15 @@ def run_serve(*arguments: str, seconds: float = 60, **settings: str) -> subproce
     )
 
 
-def _read_lines(server: ServerProcess) -> threading.Thread:
-    """Read stderr for as long as it is open, and return when the server has said where it is."""
-    said = threading.Event()
-
-    def read() -> None:
-        assert server.process.stderr is not None
-        for line in server.process.stderr:
-            server.lines.append(line)
-            if line.startswith("Serai is ready at "):
-                server.url = line.split()[4]
-                said.set()
-        said.set()
-
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    said.wait(START_S)
-    if not server.url:
-        server.process.kill()
-        thread.join(10)
-        raise RuntimeError("the server did not start: " + "".join(server.lines)[-2000:])
-    return thread
+def _read_lines(server: ServerProcess, said: threading.Event) -> None:
+    """Read stderr for as long as it is open; set `said` when the server has said where it is, or has ended."""
+    assert server.process.stderr is not None
+    for line in server.process.stderr:
+        server.lines.append(line)
+        if line.startswith("Serai is ready at "):
+            server.url = line.split()[4]
+            said.set()
+    said.set()
 
 
 @dataclass(frozen=True)

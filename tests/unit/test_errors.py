@@ -8,7 +8,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serai.api import errors as api
-from serai.errors import InvalidInput, NotFound, RateLimited, SeraiError, Unauthenticated, UpstreamFailed
+from serai.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    RateLimited,
+    SeraiError,
+    Unauthenticated,
+    UpstreamFailed,
+)
 from support.tree import all_errors
 
 FAMILIES = {
@@ -129,6 +137,12 @@ def test_who_is_not_known_is_told_how_to_be() -> None:
     """401 carries WWW-Authenticate, as RFC 9110 asks."""
     assert api.respond(Unauthenticated("x")).headers["www-authenticate"] == 'Bearer realm="serai"'
     assert "www-authenticate" not in api.respond(UpstreamFailed("x")).headers
+
+
+def test_what_took_its_whole_time_is_not_to_be_tried_again() -> None:
+    """408 tells clients that would by themselves."""
+    assert api.respond(DeadlineExceeded("x")).headers["x-should-retry"] == "false"
+    assert "x-should-retry" not in api.respond(RateLimited("x")).headers
 
 
 def test_what_pydantic_found_is_told_without_the_input() -> None:

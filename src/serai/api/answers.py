@@ -7,7 +7,7 @@ and where nothing is streamed too.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Coroutine, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -42,9 +42,6 @@ def serving_of(request: Request) -> Serving:
 START_WITHIN_S = 15.0
 """How long headers wait for the first output, so that they tell who answers."""
 
-NO_RETRY = {"x-should-retry": "false"}
-"""For an answer that took its whole time: another one would, too."""
-
 Result = TypeVar("Result")
 _encode = msgspec.json.Encoder().encode
 
@@ -55,22 +52,49 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Return what `work` returns; cancel it when the client leaves. Raises ClientDisconnect then."""
-    task = asyncio.ensure_future(work)
+    """Return what `work` returns; cancel it when the client leaves. Raises ClientDisconnect then.
+
+    It runs in the task of the request: a task of its own for each step would cost more than most steps do.
+    """
+    working = cast("asyncio.Task[Any]", asyncio.current_task())
+    others = working.cancelling()
+    has_left = is_over = False
+
+    def leave(watching: "asyncio.Future[None]") -> None:
+        nonlocal has_left
+        if not watching.cancelled():
+            watching.exception()  # who cannot be listened to has left, too
+            has_left = not is_over and working.cancel()
+
     gone = asyncio.ensure_future(_disconnected(request.receive))
+    gone.add_done_callback(leave)
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if not has_left or working.cancelling() > others + 1:
+            raise
+        raise ClientDisconnect from None
     finally:
-        await _end(task, gone)
+        is_over = True
+        if has_left:
+            working.uncancel()
+        gone.cancel()
 
 
 async def whole(request: Request, reply: Reply, into: Gathered) -> Ending:
     """Gather the whole answer into `into`, and return how it ended; it is cancelled when the client leaves."""
     _, ending = await unless_gone(request, gather(reply, into))
     return ending
+
+
+async def answered(request: Request, opening: Coroutine[Any, Any, Reply]) -> tuple[Reply, Gathered, Ending]:
+    """Open a reply and gather the whole of it; cancelled when the client leaves. Raises ClientDisconnect then."""
+
+    async def open_and_gather() -> tuple[Reply, Gathered, Ending]:
+        reply = await opening
+        return reply, *await gather(reply)
+
+    return await unless_gone(request, open_and_gather())
 
 
 async def begun(request: Request, reply: Reply) -> None:

@@ -38,6 +38,8 @@ STATUS: Mapping[type[SeraiError], int] = {
 """The status of each family; a leaf has its nearest ancestor's."""
 
 MAX_REPORTED = 20
+NO_RETRY: Mapping[str, str] = {"x-should-retry": "false"}
+"""For what took its whole time: another try would, too."""
 
 
 def status_of(error: SeraiError) -> int:
@@ -65,6 +67,8 @@ def respond(error: SeraiError, headers: Mapping[str, str] | None = None) -> JSON
         extra["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, errors.Unauthenticated):
         extra["www-authenticate"] = 'Bearer realm="serai"'
+    if isinstance(error, errors.DeadlineExceeded):
+        extra |= NO_RETRY
     return JSONResponse(envelope(error), status_of(error), extra)
 
 

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serai.api.errors import respond
+from serai.api.dialects import respond
 from serai.api.origin import host_is_ours, may_change
 from serai.auth.limits import Allowance
 from serai.clock import Clock
@@ -46,7 +46,7 @@ _HEADERS = {
 
 
 class Guard:
-    """The outermost layer. Refuses what is out of bounds, and turns a defect into an envelope of status 500."""
+    """The outermost layer. Refuses what is out of bounds, and turns a defect into an error of status 500."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, clock: Clock, new_id: NewId) -> None:
         self._app = app
@@ -80,19 +80,20 @@ class Guard:
                 self._check(scope)
                 await self._app(scope, self._bounded(receive), send_guarded)
             except SeraiError as error:
-                await respond(error)(scope, receive, send_guarded)
+                await respond(error, scope)(scope, receive, send_guarded)
             except ClientDisconnect:
                 status = status or CLIENT_GONE
             except asyncio.CancelledError:
                 if status:
                     raise
                 stopping = Unavailable("The server is stopping.", retry_after=1)
-                await respond(stopping)(scope, receive, send_guarded)
+                await respond(stopping, scope)(scope, receive, send_guarded)
             except Exception:
                 log.exception("request failed", method=scope["method"], route=_template(scope))
                 if status:  # the answer has begun: cutting the connection is the only way left to say so
                     raise
-                await respond(InternalError("The server failed on this request."))(scope, receive, send_guarded)
+                defect = InternalError("The server failed on this request.")
+                await respond(defect, scope)(scope, receive, send_guarded)
             finally:
                 self._tell(scope, status, self._seconds() - started)
 

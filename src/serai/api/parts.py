@@ -18,9 +18,11 @@ from serai.decode.decoder import Decoder
 from serai.ids import NewId
 from serai.jobs.feed import Feed
 from serai.jobs.group import GroupedWrites
+from serai.jobs.metrics import JobMetrics
 from serai.jobs.runner import Runners
 from serai.outbound import Outbound
 from serai.registry.registry import Registry
+from serai.runtime.runtime import Runtime
 from serai.serving.serving import Serving
 from serai.settings import Settings
 from serai.storage.blobs import Blobs
@@ -47,6 +49,7 @@ class Parts:
     callers: Callers
     limiter: Limiter
     registry: Registry
+    runtime: Runtime
     serving: Serving
     chats: Chats
     embedder: Embedder
@@ -54,6 +57,7 @@ class Parts:
     kept_responses: KeptResponses
     runners: Runners
     feed: Feed
+    job_metrics: JobMetrics
     writes: GroupedWrites
     """Where small writes of many callers share a commit."""
     webhook_master: bytes

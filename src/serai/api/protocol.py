@@ -76,8 +76,9 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         told: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
         body = json.dumps({"error": {**told, "request_id": None, "details": None}}).encode()
+        again = "x-should-retry: false\r\n" if status is HTTPStatus.REQUEST_TIMEOUT else ""
         head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
+            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n{again}"
             f"content-length: {len(body)}\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)

@@ -72,6 +72,7 @@ async def open_models(ground: Ground, limiter: Limiter) -> Models:
         limiter=limiter,
         clock=clock,
         new_id=ground.new_id,
+        timeout_s=settings.request_timeout_s,
     )
     return Models(
         runtime=runtime,

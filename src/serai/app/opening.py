@@ -21,6 +21,7 @@ from serai.ids import NewId
 from serai.jobs.digest import DigestRunner
 from serai.jobs.feed import Feed
 from serai.jobs.group import GroupedWrites
+from serai.jobs.metrics import JobMetrics
 from serai.jobs.runner import Resource, Runner, Runners
 from serai.settings import Settings
 from serai.storage import links
@@ -63,6 +64,7 @@ async def open_parts(
         callers=Callers(database, Tokens(_jwt_secrets(settings, ground.home)), passwords, clock),
         limiter=limiter,
         registry=ground.registry,
+        runtime=models.runtime,
         serving=models.serving,
         chats=models.chats,
         embedder=models.embedder,
@@ -70,6 +72,7 @@ async def open_parts(
         kept_responses=models.kept_responses,
         runners=_runners(settings, database, ground.blobs, [pulls, *runners]),
         feed=_open_feed(database, stack),
+        job_metrics=JobMetrics(),
         writes=GroupedWrites(database),
         webhook_master=hmac.digest(ground.secrets_key.encode(), b"serai webhooks v1", "sha256"),
         checks=_checks(database, ground.cache, settings),

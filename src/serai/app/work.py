@@ -13,7 +13,6 @@ from serai.api.parts import Parts
 from serai.chat import store as chat_store
 from serai.errors import Unavailable
 from serai.jobs import store as jobs_store
-from serai.jobs.metrics import JobMetrics
 from serai.jobs.run import Parts as RunParts
 from serai.jobs.supervisor import Pace, Supervisor
 from serai.jobs.webhooks import Send, Webhooks
@@ -38,11 +37,10 @@ _JOB_DRAIN_S = 2.0
 def start_background(stack: AsyncExitStack, parts: Parts, sweep_models: Callable[[], Awaitable[object]]) -> None:
     """Start what runs now and then; each ends with the server."""
     collector = Collector(parts.database, parts.blobs, grace_s=parts.settings.blob_grace_s)
-    job_metrics = JobMetrics()
-    parts.metrics.register(job_metrics)
+    parts.metrics.register(parts.job_metrics)
 
     async def count_jobs() -> None:
-        job_metrics.update(await parts.database.read(jobs_store.figures, parts.clock))
+        parts.job_metrics.update(await parts.database.read(jobs_store.figures, parts.clock))
 
     def oldest() -> datetime:
         return parts.clock.now() - timedelta(days=parts.settings.decision_retention_days)

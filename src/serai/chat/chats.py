@@ -52,7 +52,8 @@ class Ask:
     think: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     """For the template: `prompts.template_options`."""
-    timeout_s: float = MAX_TIMEOUT_S
+    timeout_s: float | None = None
+    """None: as the server is set."""
     keep_alive: float | None = None
     priority: int = 0
     names: Mapping[str, str] = field(default_factory=dict)
@@ -62,10 +63,10 @@ class Ask:
         return self.names.get(name, name)
 
 
-def timeout_of(value: Any, field_name: str = "timeout") -> float:
-    """Return the seconds that a caller gives; the longest where it says nothing. Raises InvalidInput."""
+def timeout_of(value: Any, field_name: str = "timeout") -> float | None:
+    """Return the seconds that a caller gives, or None. Raises InvalidInput."""
     if value is None:
-        return MAX_TIMEOUT_S
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not MIN_TIMEOUT_S <= value <= MAX_TIMEOUT_S:
         raise InvalidInput.at(field_name, f"must be {MIN_TIMEOUT_S:g} to {MAX_TIMEOUT_S:g} seconds")
     return float(value)
@@ -91,6 +92,7 @@ class Chats:
         limiter: Limiter,
         clock: Clock,
         new_id: NewId,
+        timeout_s: float = MAX_TIMEOUT_S,
     ) -> None:
         self._serving = serving
         self._weights = weights
@@ -99,6 +101,7 @@ class Chats:
         self._limiter = limiter
         self._clock = clock
         self._new_id = new_id
+        self._timeout_s = timeout_s
         self._templates: dict[tuple[Any, ...], ChatTemplate | None] = {}
 
     async def open(self, ask: Ask, caller: Caller, *, tells_waiting: bool = False) -> Reply:
@@ -113,7 +116,7 @@ class Chats:
             task=preparation.task,
             caller=caller.limit_id,
             owner=caller.user_id,
-            timeout_s=ask.timeout_s,
+            timeout_s=ask.timeout_s or self._timeout_s,
             priority=ask.priority,
             keep_alive=ask.keep_alive,
             needs=frozenset(need.capability for need in preparation.needs),

@@ -110,10 +110,18 @@ def for_version(parameters: Mapping[str, Parameter], given: Mapping[str, Any], f
 
     Raises InvalidInput for a value beyond the version's own bounds.
     """
-    declared = {name: parameter for name, parameter in parameters.items() if name in BOUNDS}
+    declared = {name: _typed(name, parameter) for name, parameter in parameters.items() if name in BOUNDS}
     values = resolve(declared, {name: value for name, value in given.items() if name in declared})
     known = {name: value for name, value in values.items() if value is not None}
     return Sampling(**{**fallback, **known, **{name: value for name, value in given.items() if name not in declared}})
+
+
+def _typed(name: str, parameter: Parameter) -> Parameter:
+    """Return the parameter with the type of the field: a temperature declared with the default 0 takes 0.7, too."""
+    default = parameter.default
+    if isinstance(default, int) and not isinstance(default, bool) and not BOUNDS[name].whole:
+        return msgspec.structs.replace(parameter, default=float(default))
+    return parameter
 
 
 def grammar_of(response_format: Any, field: str = "response_format") -> Grammar | None:

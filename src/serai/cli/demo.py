@@ -14,7 +14,11 @@ from typing import IO, Any
 
 import httpx
 
+import serai
 from serai.errors import SeraiError
+
+STARTER = Path(serai.__file__).parent / "starters" / "starter-chat"
+"""The chat model that ships with the package."""
 
 
 class DemoFailed(SeraiError):
@@ -40,7 +44,8 @@ class Stage:
 
 def demo() -> None:
     """Start a server, do its main work on real input, check every answer, and stop it."""
-    from serai.cli import demo_registry
+    from serai.cli import demo_models, demo_registry
+    from serai.cli.demo_hub import hub
 
     steps: tuple[Callable[[Stage], str], ...] = (
         healthy,
@@ -48,12 +53,13 @@ def demo() -> None:
         a_picture,
         a_bad_picture,
         *demo_registry.STEPS,
+        *demo_models.STEPS,
         rehearsal,
         audited,
     )
-    with tempfile.TemporaryDirectory(prefix="serai-demo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="serai-demo-") as folder, hub(STARTER) as hub_url:
         home = Path(folder) / "home"
-        with server(home) as url:
+        with server(home, hub_endpoint=hub_url, outbound_allow="127.0.0.1") as url:
             key = (home / "admin.key").read_text("utf-8").strip()
             headers = {"authorization": f"Bearer {key}"}
             with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as http:
@@ -65,10 +71,11 @@ def demo() -> None:
 
 
 @contextmanager
-def server(home: Path) -> Iterator[str]:
+def server(home: Path, **settings: str) -> Iterator[str]:
     """Run `serai serve` on a free port of loopback; yields its URL; ends it with SIGTERM."""
     command = [sys.executable, "-m", "serai", "serve", "--home", str(home), "--port", "0"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERAI_")}
+    environment |= {f"SERAI_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stderr is not None  # asked for above

@@ -1,11 +1,14 @@
 """`serai pull`: fetch a model's weights, with a progress bar."""
 
+import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
 
-from serai.cli.output import REFUSED, options_of, show
+from serai.cli.output import options_of, show
+from serai.cli.runtime import size
 
 
 def pull(
@@ -18,7 +21,7 @@ def pull(
     wait: Annotated[bool, typer.Option(help="Follow it to its end; without, the job goes on by itself.")] = True,
 ) -> None:
     """Fetch a model. Ctrl-C stops looking; the pull goes on, and 'serai jobs cancel' ends it."""
-    from serai.cli.client import Client
+    from serai.cli.client import Client, Refused
 
     client = Client(context)
     body = {"model": model, "revision": revision, "quantize": quantize, "name": name, "init": init}
@@ -26,16 +29,26 @@ def pull(
     if not wait:
         show(context, accepted)
         return
-    events = client.events(f"/jobs/{accepted['job_id']}/events")
-    last = _print_json(events) if options_of(context).as_json else _draw(events)
+    tell = _print_json if options_of(context).as_json else _draw if sys.stdout.isatty() else _print_stages
+    try:
+        last = tell(_forward(client.events(f"/jobs/{accepted['job_id']}/events")))
+    except KeyboardInterrupt:
+        typer.echo(f"The pull goes on; 'serai jobs cancel {accepted['job_id']}' ends it.", err=True)
+        raise
     if last.get("type") == "failed":
-        typer.echo(f"serai: {last['message']} [{last['code']}]", err=True)
-        if last.get("hint"):
-            typer.echo(f"hint: {last['hint']}", err=True)
-    if last.get("type") != "done":
-        raise typer.Exit(REFUSED)
+        raise Refused(f"{last['message']} [{last['code']}]", hint=last["hint"])
     if not options_of(context).as_json:
         show(context, last["result"])
+
+
+def _forward(events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Leave out what tells of something earlier: a job's stored events repeat what was shown live."""
+    told = 0.0
+    for event in events:
+        fraction = event.get("fraction")
+        if fraction is None or fraction >= told:
+            told = fraction or told
+            yield event
 
 
 def _print_json(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
@@ -47,28 +60,44 @@ def _print_json(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
     return last
 
 
+def _print_stages(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """Print a line for each stage until the last event, and return it."""
+    last: dict[str, Any] = {}
+    told: set[str] = set()
+    for last in events:
+        if last["type"] == "progress" and last["fraction"] is not None and last["stage"] not in told:
+            told.add(last["stage"])
+            amount = f" {size(last['total'])}" if last["stage"] == "download" and last["total"] else ""
+            print(f"{last['stage']}{amount}", flush=True)
+    return last
+
+
 def _draw(events: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    """Draw the stages as bars (in bytes where bytes are told) until the last event, and return it."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    """Draw one bar over all stages until the last event, and return it."""
+    from rich.progress import BarColumn, Progress, TextColumn
 
     last: dict[str, Any] = {}
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description:<8}"),
         BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns) as screen:
-        bars: dict[str, Any] = {}
+        bar = screen.add_task("pull", total=1.0, figures="")
         for last in events:
-            if last["type"] != "progress":
-                continue
-            stage = last["stage"]
-            if stage not in bars:
-                bars[stage] = screen.add_task(stage, total=None)
-            if last.get("total"):
-                screen.update(bars[stage], total=last["total"], completed=last.get("done") or 0)
-            elif last.get("fraction") is not None:
-                screen.update(bars[stage], total=1.0, completed=last["fraction"])
+            if last["type"] == "progress" and last["fraction"] is not None:
+                screen.update(bar, description=last["stage"], completed=last["fraction"], figures=_figures(last))
     return last
+
+
+def _figures(event: dict[str, Any]) -> str:
+    """Return the bytes of a download, how fast they come, and how long it will take."""
+    detail = event["detail"] or {}
+    if event["stage"] != "download" or not detail:
+        return ""
+    left = detail["eta_s"]
+    return (
+        f"{size(detail['downloaded_bytes'])} of {size(detail['total_bytes'])}, {size(detail['speed'])}/s"
+        f"{'' if left is None else f', {timedelta(seconds=round(left))} left'}"
+    )

@@ -1,13 +1,11 @@
 """Asking the program that tries out grammars, without waiting for it: other runs go on meanwhile."""
 
 import select
-import shutil
 import subprocess
 import sys
 from collections import OrderedDict, deque
 from contextlib import suppress
 from pathlib import Path
-from tempfile import mkdtemp
 
 import msgspec
 
@@ -35,7 +33,6 @@ class GrammarChecks:
         self._open: deque[Grammar] = deque()
         self._asked_at: float | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._scratch = Path()
 
     def is_good(self, grammar: Grammar) -> bool:
         """Say whether the grammar is known to work; if nothing is known, ask. Raises InvalidInput if it does not."""
@@ -73,7 +70,6 @@ class GrammarChecks:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            shutil.rmtree(self._scratch, ignore_errors=True)
             for stream in (self._process.stdin, self._process.stdout):
                 if stream is not None:
                     stream.close()
@@ -83,8 +79,7 @@ class GrammarChecks:
         """Send the first open question to the program."""
         if self._process is None:
             command = [sys.executable, "-m", __name__.replace("_grammar", "_probe")]
-            self._scratch = Path(mkdtemp(prefix="serai-grammar-"))
-            command += [str(self._folder), str(self._vocabulary), str(self._scratch)]
+            command += [str(self._folder), str(self._vocabulary)]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
             )

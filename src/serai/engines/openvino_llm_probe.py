@@ -1,6 +1,6 @@
 """The program that tries out grammars, where they can do no harm: in a process that may crash.
 
-    python -m serai.engines.openvino_llm_probe FOLDER VOCABULARY SCRATCH
+    python -m serai.engines.openvino_llm_probe FOLDER VOCABULARY
 
 GenAI compiles a grammar within a step. A wrong one breaks the whole pipeline, some crash the process, and some
 take all the memory there is. So each new grammar first draws one token here, from a network of one layer with
@@ -13,6 +13,7 @@ import resource
 import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -56,29 +57,25 @@ def main() -> None:
     output = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what the libraries print is no answer
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    scratch = Path(sys.argv[3])
-    try:
-        probe = Probe(make_folder(Path(sys.argv[1]), int(sys.argv[2]), scratch))
-        for line in sys.stdin.buffer:
-            question = msgspec.json.decode(line, type=Question)
-            output.write(msgspec.json.encode(Verdict(probe.problem(question))) + b"\n")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # also when whoever asks is gone
+    probe = Probe(Path(sys.argv[1]), int(sys.argv[2]))
+    for line in sys.stdin.buffer:
+        question = msgspec.json.decode(line, type=Question)
+        output.write(msgspec.json.encode(Verdict(probe.problem(question))) + b"\n")
 
 
 class Probe:
     """A pipeline around the smallest network, made anew when a grammar has broken it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, model: Path, vocabulary: int) -> None:
+        self._model = model
+        self._vocabulary = vocabulary
         self._pipeline: Any = None
         self._requests = 0
 
     def problem(self, question: Question) -> str:
         """Return what is wrong with a grammar, '' if it can be used."""
         if self._pipeline is None:
-            properties = {"INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": False, "sampler_num_threads": 1}
-            self._pipeline = make_pipeline(self._folder, properties, blocks=_BLOCKS, batched_tokens=32, has_cache=False)
+            self._pipeline = self._make()
         before = _bound_resources()
         try:
             self._draw(question)
@@ -86,6 +83,13 @@ class Probe:
             self._pipeline = None
             return _reason(error)
         return "is too complex" if _cpu_seconds() - before > _MAX_COMPILE_S else ""
+
+    def _make(self) -> Any:
+        """Return a new pipeline. Its folder is gone at once, so that nothing is left however this process ends."""
+        properties = {"INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": False, "sampler_num_threads": 1}
+        with TemporaryDirectory(prefix="serai-grammar-") as scratch:
+            folder = make_folder(self._model, self._vocabulary, Path(scratch))
+            return make_pipeline(folder, properties, blocks=_BLOCKS, batched_tokens=32, has_cache=False)
 
     def _draw(self, question: Question) -> None:
         config = request_config(Sampling(temperature=0), max_tokens=1, seed=0, end_ids=question.end_ids)

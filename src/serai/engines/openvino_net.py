@@ -20,7 +20,7 @@ from serai.events import Done, Event, Failed
 quieten()
 
 import numpy as np  # noqa: E402 - no library is imported before its telemetry is off
-import openvino as ov
+import openvino as ov  # noqa: E402 - the same
 
 _SUFFIXES = (".xml", ".onnx", ".tflite")
 _WAIT_MS = 20

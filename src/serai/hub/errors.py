@@ -62,11 +62,13 @@ class ChecksumMismatch(UpstreamFailed):
     """What came is not what was announced; it was thrown away."""
 
     code = "CHECKSUM_MISMATCH"
+    may_pass = False
     default_hint = "Pull again: only this file is fetched anew. If it comes back, the source or a proxy is damaged."
 
 
 class NotEnoughSpace(DiskFull):
     code = "NOT_ENOUGH_SPACE"
+    may_pass = False
     default_hint = "Free the bytes that are missing (delete versions that nothing uses), then pull again."
 
 

@@ -143,13 +143,18 @@ async def fetch(
 ) -> str:
     """Bring the rest of `file` to `partial` and return its SHA-256 when it is verified; it is whole then.
 
-    Raises what the hub raises, ChecksumMismatch or FileNotAsNamed (the part is then gone), DiskFull.
+    Bytes that are not the announced ones are fetched once more, from the start. Raises what the hub raises,
+    ChecksumMismatch or FileNotAsNamed (the part is then gone), DiskFull.
     """
     part = Part(partial, file)
     try:
         await to_the_end(part.open)
         meter.place(file.path, part.size)
         await _fill(hub, listing, file, part, meter, sleep)
+        if not part.digests.is_announced:  # damaged on its way, or while an earlier part of it lay here
+            await to_the_end(part.restart)
+            meter.place(file.path, 0)
+            await _fill(hub, listing, file, part, meter, sleep)
         if not part.digests.is_announced:
             raise ChecksumMismatch(f"{file.path} did not come as it was announced, and was thrown away.")
         await run_sync(check_content, partial, file.path, [one.path for one in wanted])

@@ -25,17 +25,18 @@ class JobMetrics(Collector):
     """Tells the figures of the last `update`."""
 
     def __init__(self) -> None:
-        self._figures: Sequence[KindFigures] = ()
+        self.figures: Sequence[KindFigures] = ()
+        """Those of the last `update`."""
 
     def update(self, figures: Sequence[KindFigures]) -> None:
         """Take new figures (`store.figures`)."""
-        self._figures = figures
+        self.figures = figures
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics; nothing is asked of the database."""
         columns = ("queued", "running", "oldest_queued_s", "mean_wait_s", "open_attempts")
         for (name, text), column in zip(METRICS.items(), columns, strict=True):
             family = GaugeMetricFamily(name, text, labels=["kind"])
-            for figures in self._figures:
+            for figures in self.figures:
                 family.add_metric([figures.kind], getattr(figures, column))
             yield family

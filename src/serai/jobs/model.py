@@ -13,11 +13,9 @@ from serai.errors import (
     InternalError,
     InvalidInput,
     NotFound,
-    RateLimited,
     SeraiError,
     TooLarge,
     Unavailable,
-    UpstreamFailed,
 )
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -207,18 +205,14 @@ class OutputTooLarge(TooLarge):
     code = "JOB_OUTPUT_TOO_LARGE"
 
 
-# A deterministic error (the input is wrong, a thing is missing) comes back however often it is tried.
-_RETRYABLE: tuple[type[SeraiError], ...] = (Unavailable, UpstreamFailed, RateLimited, InternalError)
-
-
 def is_retryable(code: str) -> bool:
-    """Say whether work that failed with `code` may succeed later. An unknown code is taken for deterministic."""
-    pending = list(_RETRYABLE)
+    """Say whether work that failed with `code` may succeed later, as the error says. An unknown code is final."""
+    pending = SeraiError.__subclasses__()
     while pending:
-        family = pending.pop()
-        if family.code == code:
-            return True
-        pending.extend(family.__subclasses__())
+        kind = pending.pop()
+        if kind.code == code:
+            return kind.may_pass
+        pending.extend(kind.__subclasses__())
     return False
 
 

@@ -12,6 +12,8 @@ from typing import cast
 import anyio
 import httpcore
 
+from serai.outbound.connection import HttpConnection
+
 _Origin = tuple[bytes, bytes, int | None]
 
 
@@ -36,8 +38,8 @@ class ConnectionPool:
         self._keepalive_expiry = keepalive_expiry
         self._max_idle = max_idle
         # In the order in which they became idle; a call takes the newest of its origin.
-        self._idle: dict[httpcore.AsyncHTTPConnection, _Origin] = {}
-        self._by_origin: dict[_Origin, dict[httpcore.AsyncHTTPConnection, None]] = {}
+        self._idle: dict[HttpConnection, _Origin] = {}
+        self._by_origin: dict[_Origin, dict[HttpConnection, None]] = {}
         self._is_closed = False
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
@@ -53,15 +55,15 @@ class ConnectionPool:
             status=response.status, headers=response.headers, content=body, extensions=response.extensions
         )
 
-    async def release(self, origin: _Origin, connection: httpcore.AsyncHTTPConnection) -> None:
+    async def release(self, origin: _Origin, connection: HttpConnection) -> None:
         """Take a connection back from a call that is over."""
-        if self._is_closed or not connection.is_idle():
+        if self._is_closed or not connection.is_idle:
             await _close(connection)
             return
         self._idle[connection] = origin
         self._by_origin.setdefault(origin, {})[connection] = None
         # The oldest have expired first: what nobody calls any more goes when anything else is called.
-        while self._idle and (len(self._idle) > self._max_idle or next(iter(self._idle)).has_expired()):
+        while self._idle and (len(self._idle) > self._max_idle or next(iter(self._idle)).has_expired):
             oldest = next(iter(self._idle))
             self._forget(oldest)
             await _close(oldest)
@@ -74,25 +76,25 @@ class ConnectionPool:
                 self._forget(connection)
                 closing.push_async_callback(_close, connection)
 
-    async def _idle_connection(self, origin: _Origin) -> httpcore.AsyncHTTPConnection | None:
+    async def _idle_connection(self, origin: _Origin) -> HttpConnection | None:
         """Return a connection that the other side has not closed, or None."""
         while waiting := self._by_origin.get(origin):
             connection = next(reversed(waiting))
             self._forget(connection)
-            if connection.is_available() and not connection.has_expired():
+            if not (connection.has_expired or connection.was_ended):
                 return connection
             await _close(connection)
         return None
 
-    def _new_connection(self, request: httpcore.Request) -> httpcore.AsyncHTTPConnection:
-        return httpcore.AsyncHTTPConnection(
-            origin=request.url.origin,
+    def _new_connection(self, request: httpcore.Request) -> HttpConnection:
+        return HttpConnection(
+            request.url.origin,
             ssl_context=self._ssl_context,
             keepalive_expiry=self._keepalive_expiry,
             network_backend=self._network_backend,
         )
 
-    def _forget(self, connection: httpcore.AsyncHTTPConnection) -> None:
+    def _forget(self, connection: HttpConnection) -> None:
         origin = self._idle.pop(connection)
         waiting = self._by_origin[origin]
         del waiting[connection]
@@ -108,7 +110,7 @@ class _Body:
         stream: AsyncIterable[bytes],
         pool: ConnectionPool,
         origin: _Origin,
-        connection: httpcore.AsyncHTTPConnection,
+        connection: HttpConnection,
     ) -> None:
         self._stream = stream
         self._pool = pool
@@ -132,7 +134,7 @@ class _Body:
         await self._pool.release(self._origin, self._connection)
 
 
-async def _close(connection: httpcore.AsyncHTTPConnection) -> None:
+async def _close(connection: HttpConnection) -> None:
     """Close the socket, which happens before the first wait in here: no cancel can come between."""
     with anyio.CancelScope(shield=True):
         await connection.aclose()

@@ -21,7 +21,7 @@ from serai.errors import ConfigurationError, SeraiError
 from serai.registry.model import Model, check_model
 from serai.registry.parameters import Parameter
 from serai.registry.service import FallbackEntry, Limits, Revision, Service, Target, check_shape
-from serai.registry.source import Adapter, Availability, Benchmark, Footprint, Source
+from serai.registry.source import Adapter, Availability, Benchmark, File, Footprint, Source
 from serai.registry.version import MemoryClass, Status, Version, check_version, seal
 
 SERVICES = "services.toml"
@@ -41,7 +41,8 @@ class ModelCard(_Document, frozen=True, kw_only=True):
     description: str
     publisher: str
     licence: str
-    reference_url: str
+    reference_url: str | None = None
+    """None for what was made here."""
     lookup_names: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     domain: str = ""
@@ -64,6 +65,7 @@ class VersionCard(_Document, frozen=True, kw_only=True):
     quantization: str = "none"
     adapters: tuple[Adapter, ...] = ()
     parameters: dict[str, Parameter] = {}
+    files: tuple[File, ...] = ()
     footprint: tuple[Footprint, ...] = ()
     memory_class: MemoryClass
     capabilities: tuple[str, ...] = ()

@@ -158,7 +158,7 @@ class NoCandidate(Unavailable):
 
 
 class CandidateInCooldown(RateLimited):
-    """Everything that could answer failed to load a short while ago; `retry_after` is set."""
+    """Everything that could answer failed a short while ago; `retry_after` is set."""
 
     code = "MODEL_IN_COOLDOWN"
     default_hint = "Wait for Retry-After, or let a moderator call POST /models/{ref}/cooldown/clear."

@@ -201,7 +201,7 @@ def _obstacle(
         return f"it cannot do {', '.join(sorted(lacking))}", Failure.UNAVAILABLE
     seconds = plan.situation.blocked_for(candidate.key)
     if seconds > 0:
-        return f"it failed to load and is in cooldown for {seconds:.0f} s more", Failure.COOLDOWN
+        return f"it failed a short while ago and is left alone for {seconds:.0f} s more", Failure.COOLDOWN
     if candidate.missing is not None and not accept_missing:
         return candidate.missing, Failure.UNAVAILABLE
     return None

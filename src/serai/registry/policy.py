@@ -128,7 +128,8 @@ def _on_model(snapshot: RegistrySnapshot, request: Request, choice: Reference, s
     seconds = situation.blocked_for(candidate.key)
     if seconds > 0:
         raise CandidateInCooldown(
-            f"{candidate.name} failed to load and is in cooldown for {seconds:.0f} s more.", retry_after=seconds
+            f"{candidate.name} failed a short while ago and is left alone for {seconds:.0f} s more.",
+            retry_after=seconds,
         )
     step = Step(reference=str(choice), origin="the model that the caller named", candidate=candidate)
     plan = Plan(

@@ -1,7 +1,7 @@
 """One version of a model: what it is, what is said of it, and its digest."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
@@ -228,8 +228,3 @@ def derive(
 def seal(version: Version) -> Version:
     """Return `version` with the digest that its status calls for: none for a draft."""
     return replace(version, digest=None if version.status is Status.DRAFT else digest(version))
-
-
-def changed_fields(before: Version, after: Version) -> tuple[str, ...]:
-    """Return the names of the fields that differ, in the order of the class."""
-    return tuple(entry.name for entry in fields(Version) if getattr(before, entry.name) != getattr(after, entry.name))

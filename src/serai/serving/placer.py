@@ -5,6 +5,8 @@ from collections.abc import Collection
 from typing import Final
 
 from serai.engines.base import AdapterUse
+from serai.engines.weights import weights_in
+from serai.errors import LoadFailed
 from serai.registry.failure import Key
 from serai.registry.snapshot import Candidate
 from serai.registry.version import Version
@@ -54,12 +56,7 @@ def _find(version: Version, weights: Weights) -> Found:
     if not needs_weights(version):
         return Found(adapters=adapters)
     folder = weights.locate(version)
-    if version.files:
-        return Found(folder=str(folder), adapters=adapters)
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return Found(
-        folder=str(folder),
-        paths=[str(path.relative_to(folder)) for path in files],
-        size=sum(path.stat().st_size for path in files),
-        adapters=adapters,
-    )
+    try:
+        return Found(folder=str(folder), weights=weights_in(folder), adapters=adapters)
+    except OSError as error:
+        raise LoadFailed(f"The weights of {version.model_id}@{version.version} cannot be read.") from error

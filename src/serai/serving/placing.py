@@ -1,15 +1,17 @@
 """How a version can be run on this machine: engines in order, the unit in memory that each needs, and why. Pure."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
+from serai.engines import footprint
 from serai.engines.base import AdapterUse, EngineInfo, EngineSpec
 from serai.engines.catalogue import CATALOGUE
 from serai.engines.choose import Choice, Choices, choose, formats_of, tasks_for
 from serai.engines.errors import EngineMissing, EngineUnknown
+from serai.engines.footprint import Weights
 from serai.engines.options import HttpOptions, RemoteOptions
 from serai.errors import InvalidInput, LoadFailed, OutOfMemory, SeraiError
 from serai.registry.canonical import digest_of
@@ -21,10 +23,7 @@ from serai.runtime.errors import DoesNotFit, QueueFull, QueueTimeout
 from serai.runtime.lease import Claim
 from serai.runtime.model import DeviceKind, UnitId, UnitSpec
 
-PROCESS_BYTES: Final = 256 * 2**20
-"""What a worker takes besides its weights, roughly; the first load measures it."""
-WEIGHTS_SHARE: Final = 1.2
-"""Memory for each byte of weights, with caches and activations, until it is measured."""
+NO_WEIGHTS: Final = Weights(files={}, tensors={}, config={})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +42,8 @@ class Found:
     """Where a version's weights are, as far as an engine needs any."""
 
     folder: str = ""
-    paths: Sequence[str] = ()
-    """Names of its files; empty where the version itself lists them."""
-    size: int = 0
-    """Bytes of all files, where the version does not list them."""
+    weights: Weights = NO_WEIGHTS
+    """What its files tell."""
     adapters: tuple[AdapterUse, ...] = ()
 
 
@@ -116,13 +113,24 @@ def unit_id(version: Version, engine: str, device_kind: DeviceKind) -> UnitId:
     return UnitId(weights=weights, engine=engine, quantization=version.quantization, device_kind=device_kind)
 
 
-def estimate(version: Version, device_kind: DeviceKind, found: Found) -> int:
-    """Return the bytes to reserve: what the version says, else from the size of its files."""
-    known = version.bytes_on(device_kind.value)
-    if known:
+def estimate(version: Version, engine: str, device_kind: DeviceKind, weights: Weights) -> int:
+    """Return the bytes to reserve: what was measured or declared, else an estimate for the engine.
+
+    Of a version whose files were pulled, what was not measured is itself an estimate, perhaps for another
+    engine: the larger one counts.
+    """
+    known = version.bytes_on(device_kind.value) or 0
+    is_measured = any(entry.measured for entry in version.footprint if entry.device == device_kind.value)
+    if known and (is_measured or not version.files):
         return known
-    size = sum(file.size for file in version.files) or found.size
-    return int(size * WEIGHTS_SHARE) + PROCESS_BYTES
+    estimated = footprint.estimate(
+        weights,
+        engine=engine,
+        device_kind=device_kind.value,
+        quantization=version.quantization,
+        options=version.engine_options,
+    )
+    return max(known, estimated.bytes)
 
 
 def blames_engine(error: SeraiError, placement: Placement, other: Placement) -> bool:
@@ -140,7 +148,7 @@ def blames_engine(error: SeraiError, placement: Placement, other: Placement) -> 
 
 def _choices(candidate: Candidate, machine: Machine, found: Found, needs: frozenset[str]) -> Choices:
     version = candidate.version
-    paths = [file.path for file in version.files] or found.paths
+    paths = [file.path for file in version.files] or list(found.weights.files)
     try:
         return choose(
             engine=version.engine or None,
@@ -179,7 +187,7 @@ def _placement(
     threads = machine.threads if device_kind is DeviceKind.CPU else 1
     unit = UnitSpec(
         id=unit_id(version, choice.engine.name, device_kind),
-        bytes=estimate(version, device_kind, found),
+        bytes=estimate(version, choice.engine.name, device_kind, found.weights),
         threads=threads,
     )
     spec = EngineSpec(

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -14,6 +15,8 @@ from serai.storage.database import Database
 log = structlog.get_logger(__name__)
 
 BATCH: Final = 256
+GATHERED_S: Final = 0.1
+"""Writes are this far apart, so that the calls of a busy server share commits; a lone call is written at once."""
 _RETRY_S: Final = 1.0
 
 
@@ -29,7 +32,7 @@ class DecisionRecorder:
         self._bound = bound
         self._rows: deque[DecisionRow] = deque()
         self._arrived = asyncio.Event()
-        self._is_closing = False
+        self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def add(self, row: DecisionRow) -> None:
@@ -44,7 +47,7 @@ class DecisionRecorder:
 
     async def close(self) -> None:
         """Write what is here; what the database does not take now is dropped, counted and logged."""
-        self._is_closing = True
+        self._closing.set()
         self._arrived.set()
         if self._task is not None:
             await self._task
@@ -55,15 +58,15 @@ class DecisionRecorder:
             self._rows.clear()
 
     async def _write_all(self) -> None:
-        while self._rows or not self._is_closing:
+        while self._rows or not self._closing.is_set():
             await self._arrived.wait()
             self._arrived.clear()
             while self._rows:
-                if await self._write():
-                    continue
-                if self._is_closing:
+                written = await self._write()
+                if not written and self._closing.is_set():
                     return
-                await self._pause()
+                if not written or len(self._rows) < BATCH:
+                    await self._pause(GATHERED_S if written else _RETRY_S)
 
     async def _write(self) -> bool:
         """Write the first batch; say whether to go on. Rows that the database refuses for good are dropped."""
@@ -80,12 +83,8 @@ class DecisionRecorder:
             self._rows.popleft()
         return True
 
-    async def _pause(self) -> None:
-        """Wait before the next attempt; a close does not wait."""
-        try:
-            async with asyncio.timeout(_RETRY_S):
-                while not self._is_closing:
-                    self._arrived.clear()
-                    await self._arrived.wait()
-        except TimeoutError:
-            return
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the next write; a close does not wait."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()

@@ -13,7 +13,7 @@ import structlog
 
 from serai.errors import SeraiError, Unavailable
 from serai.ids import NewId
-from serai.registry.failure import Failure
+from serai.registry.failure import Failure, Situation
 from serai.registry.plan import Plan
 from serai.registry.policy import make_plan
 from serai.registry.registry import Registry
@@ -90,6 +90,10 @@ class Serving:
             self._refuse(id_, call, course, error)
             raise
         return self._start(id_, call, course, channel, turn, snapshot)
+
+    def situation(self) -> Situation:
+        """Return who is left alone for now, and who is loaded: what a decision reads besides the registry."""
+        return self._parts.standing.situation(self._parts.clock.monotonic())
 
     async def preload(self, reference: str, *, keep_alive: float | None = None, timeout_s: float) -> Loaded:
         """Load what a name means; as `Residency.preload`."""

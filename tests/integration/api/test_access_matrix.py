@@ -19,6 +19,7 @@ pytestmark = pytest.mark.anyio
 PUBLIC = "public"
 MATRIX: dict[tuple[str, str], tuple[str, str]] = {
     ("GET", "/"): (PUBLIC, "system"),
+    ("HEAD", "/"): (PUBLIC, "system"),
     ("GET", "/live"): (PUBLIC, "system"),
     ("GET", "/ready"): (PUBLIC, "system"),
     ("GET", "/health"): (PUBLIC, "system"),

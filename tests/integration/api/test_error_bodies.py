@@ -102,16 +102,36 @@ async def test_errors_of_every_kind_have_the_one_form(server: Running) -> None:
     assert answer.status == 403
 
 
-async def test_a_defect_before_any_route_has_the_form_too(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/nothing", "/api/chat", "/api/nothing"])
+async def test_what_is_refused_before_any_route_has_the_form_of_its_dialect(server: Running, path: str) -> None:
+    """Host, origin, size, encoding, headers: a client of OpenAI or Ollama can read why; `ask` holds the form."""
+    asked = [
+        (413, "POST", (("content-length", str(2**40)),)),
+        (400, "POST", (("content-encoding", "gzip"),)),
+        (403, "POST", (("origin", "http://evil.test"),)),
+        (413, "POST", (("x", "a" * 40_000),)),
+        (400, "GET", (("content-type", "a/b"), ("content-type", "c/d"))),
+    ]
+    for status, method, headers in asked:
+        answer = await ask(server.app, method, path, *headers, body=b"x")
+        assert answer.status == (400 if path.startswith("/api/") and status == 413 else status), answer
+    answer = await ask(server.app, "GET", path, ("host", "evil.test"), host=False)
+    assert answer.status == 403
+
+
+@pytest.mark.parametrize("path", ["/live", "/v1/models", "/api/tags"])
+async def test_a_defect_before_any_route_has_the_form_too(
+    server: Running, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
     """Even where the outermost layer itself fails."""
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("at 0x7fffdeadbeef in /usr/lib/python3")
 
     monkeypatch.setattr(Guard, "_check", broken)
-    answer = await ask(server.app, "GET", "/live")
+    answer = await ask(server.app, "GET", path)
     assert answer.status == 500
-    check_error(answer.status, answer.headers["content-type"], answer.body)
+    check_error(answer.status, answer.headers["content-type"], answer.body, path=path)
 
 
 async def test_what_a_client_sends_is_not_repeated_at_length(server: Running) -> None:

@@ -275,7 +275,6 @@ async def test_explain_agrees_with_who_answers(server: ModelServer) -> None:
     assert await check_explained(server, "talk") == "toy@1.0.0"
 
 
-@pytest.mark.xfail(strict=True, reason="explain does not ask serving how things stand")
 async def test_explain_knows_who_is_left_alone(server: ModelServer) -> None:
     """Where the first link failed to load, the next one would answer, until an operator clears the cooldown."""
     await server.model("toy")

@@ -119,6 +119,31 @@ class TestPages:
         assert "API key" in page.text
         assert (await said(server.anonymous.get("/")))["docs"] == "/docs"
 
+    @pytest.mark.parametrize(
+        ("headers", "is_text"),
+        [
+            ({"user-agent": "ollama-python/0.6.1 (x86_64 linux) Python/3.11.7"}, True),
+            ({"user-agent": "ollama-js/0.6.3 (x64 linux Node.js/v20)", "accept": "application/json"}, True),
+            ({"user-agent": "ollama/0.12.3 (amd64 linux) Go/go1.24.1"}, True),
+            ({"user-agent": "curl/8.5.0", "accept": "*/*"}, False),
+            ({"user-agent": "an ollama-like client"}, False),
+            ({"accept": "text/plain"}, True),
+            ({"accept": "text/html;q=0.5, Text/Plain;q=0.8"}, True),
+            ({"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}, False),
+            ({"accept": "text/plain;q=0.2, text/html"}, False),
+            ({"accept": "text/plain;q=much, */*"}, False),
+        ],
+    )
+    async def test_clients_of_ollama_find_what_they_look_for(
+        self, server: Running, headers: dict[str, str], is_text: bool
+    ) -> None:
+        """By their name, or because plain text is what they would rather have."""
+        answer = await server.anonymous.get("/", headers=headers)
+        assert answer.status_code == 200
+        assert (answer.text == "Ollama is running") == is_text
+        assert answer.headers["content-type"].startswith("text/plain") == is_text
+        assert (await server.anonymous.head("/", headers=headers)).status_code == 200
+
     async def test_the_reference_needs_a_session(self, server: Running) -> None:
         """Without one the way leads to the front page; its description needs a key."""
         sent = await server.anonymous.get("/docs")

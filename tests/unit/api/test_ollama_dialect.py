@@ -76,11 +76,31 @@ async def test_a_pull_is_told_in_ollamas_words() -> None:
         "pulling weights",
         "pulling weights",
         "verifying sha256 digest",
-        "verifying sha256 digest",
         "writing manifest",
         "success",
     ]
     assert [(line["completed"], line["total"]) for line in told[1:3]] == [(5, 10), (10, 10)]
+
+
+@pytest.mark.anyio
+async def test_a_pull_never_goes_back() -> None:
+    """Stored events repeat live ones, and an attempt begins anew: neither is a line. The bytes come to their end."""
+    step = {"stage": "download", "unit": "bytes", "total": 10}
+    told = await lines(
+        Progress(stage="resolve", fraction=0.0),
+        Progress(**step, done=0, fraction=0.0),
+        Progress(stage="started", detail={"attempt": 1}),
+        Progress(**step, done=8, fraction=0.48),
+        Progress(stage="resolve", fraction=0.0),
+        Progress(**step, done=3, fraction=0.18),
+        Progress(stage="convert", fraction=0.65, done=10, total=10),
+        Progress(**step, done=10, fraction=0.6),
+        Progress(stage="register", fraction=0.95, done=10, total=10),
+        Done(result={}),
+    )
+    assert [line["completed"] for line in told if "completed" in line] == [0, 8, 10]
+    statuses = [line["status"] for line in told if "completed" not in line]
+    assert statuses == ["pulling manifest", "converting weights", "writing manifest", "success"]
 
 
 @pytest.mark.anyio

@@ -103,3 +103,12 @@ def test_what_not_every_engine_can_do_is_known_by_field() -> None:
     }
     assert needs_of(Sampling(logprobs=0)) == needs_of(Sampling(logprobs=0, temperature=2))
     assert needs_of(Sampling()) == ()
+
+
+def test_a_default_of_zero_makes_no_whole_number_of_a_temperature() -> None:
+    """JSON and TOML write 0 for 0.0; what the field is says which numbers it takes."""
+    declared = {"temperature": Parameter(default=0, min=0, max=2), "top_k": Parameter(default=40)}
+    assert for_version(declared, {"temperature": 0.7}, {}).temperature == 0.7
+    assert for_version(declared, {}, {}) == Sampling(temperature=0.0, top_k=40)
+    with pytest.raises(InvalidInput):
+        for_version(declared, {"top_k": 1.5}, {})

@@ -167,6 +167,22 @@ async def test_wrong_bytes_are_thrown_away(desk: Desk, server: HubServer) -> Non
     await desk.bring()
 
 
+async def test_a_part_that_was_damaged_is_fetched_anew(desk: Desk, server: HubServer) -> None:
+    """Bytes that turned bad between two tries cost one more transfer, and not the download."""
+    server.cut("model.safetensors", at=300_000, times=1)
+    server.cut("model.safetensors", at=0, times=50)
+    with pytest.raises(HubUnreachable):
+        await desk.bring()
+    server._troubles.clear()
+    (part,) = (path for path in (desk.files.root / "partial").iterdir() if not path.suffix)
+    damaged = bytearray(part.read_bytes())
+    damaged[-1] ^= 1
+    part.write_bytes(damaged)
+    download = await desk.bring()
+    assert (download.folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert download.meter.figures().fraction == 1.0
+
+
 async def test_wrong_bytes_of_a_small_file_are_noticed(desk: Desk, server: HubServer) -> None:
     """A file that git keeps itself is checked by git's own digest."""
     server.change("config.json", b'{"model_type": "other"}')

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serai.errors import ConfigurationError, InvalidInput, NotFound, TooLarge
+from serai.hub.errors import ChecksumMismatch, HubFailed, HubRateLimited, HubUnreachable, NotEnoughSpace
 from serai.ids import is_id, new_id
 from serai.jobs import model
 from serai.jobs.digest import DigestRunner
@@ -175,9 +176,11 @@ def test_the_table_leads_nowhere_from_an_end() -> None:
 
 
 def test_retryable_are_the_families_that_pass_and_their_leaves() -> None:
-    """A leaf that another package adds belongs to its family; an unknown code is final."""
+    """A leaf that another package adds belongs to its family, or says for itself; an unknown code is final."""
     assert all(is_retryable(code) for code in ("UNAVAILABLE", "DISK_FULL", "JOB_STALLED", "INTERNAL_ERROR"))
     assert not any(is_retryable(code) for code in ("NOT_FOUND", "INVALID_INPUT", "JOB_OUTPUT_TOO_LARGE", "WHATEVER"))
+    assert all(is_retryable(kind.code) for kind in (HubUnreachable, HubFailed, HubRateLimited))
+    assert not any(is_retryable(kind.code) for kind in (NotEnoughSpace, ChecksumMismatch))
 
 
 def test_pauses_between_tries_grow_to_a_bound() -> None:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from serai.clock import ManualClock
 from serai.errors import DatabaseUnavailable, DiskFull, NotFound, UpstreamFailed
 from serai.events import Done, Event, Failed, Progress
+from serai.hub.errors import NotEnoughSpace
 from serai.ids import new_id
 from serai.jobs import store
 from serai.jobs.group import GroupedWrites
@@ -72,6 +73,7 @@ async def test_a_resource_is_never_used_by_more_jobs_than_it_allows(database: Da
     [
         (UpstreamFailed("no"), "UPSTREAM_FAILED", 3),
         (NotFound("no"), "NOT_FOUND", 1),
+        (NotEnoughSpace("no"), "NOT_ENOUGH_SPACE", 1),
         (KeyError(1), "INTERNAL_ERROR", 3),
     ],
 )

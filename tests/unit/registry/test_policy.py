@@ -297,7 +297,7 @@ def test_candidates_that_cannot_be_tried_are_passed_over_with_the_reason() -> No
         ("d", Outcome.SKIPPED),
         ("e", Outcome.SELECTED),
     ]
-    for words in ("draft", "retired", "no such version", "cooldown for 240 s", "not pulled"):
+    for words in ("draft", "retired", "no such version", "left alone for 240 s", "not pulled"):
         assert words in decision.explanation
 
 
@@ -352,6 +352,14 @@ def test_if_waiting_helps_the_error_says_how_long() -> None:
     with pytest.raises(CandidateInCooldown) as caught:
         decide(snapshot, Request(service="s"), situation)
     assert caught.value.retry_after == 40
+    assert "a@1.0.0 it failed a short while ago and is left alone for 240 s more." in caught.value.message
+
+
+def test_a_model_that_is_left_alone_says_for_how_long() -> None:
+    """In words that are true after a failed load and after failed runs."""
+    with pytest.raises(CandidateInCooldown) as caught:
+        decide(a_snapshot(a_version("a")), Request(model="a"), cold(("a", "1.0.0")))
+    assert caught.value.message == "a@1.0.0 failed a short while ago and is left alone for 240 s more."
 
 
 def test_a_chain_may_name_a_service() -> None:

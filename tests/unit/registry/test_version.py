@@ -25,7 +25,6 @@ from serai.registry.version import (
     IDENTITY,
     Status,
     Version,
-    changed_fields,
     check_version,
     derive,
     digest,
@@ -256,10 +255,3 @@ def test_a_branch_is_no_pin() -> None:
     assert HubSource(repo="o/n", revision="c" * 40).is_pinned
     assert not HubSource(repo="o/n").is_pinned
     assert not HubSource(repo="o/n", revision="c" * 39).is_pinned
-
-
-def test_changed_fields_are_named() -> None:
-    """The names of what differs between two rows come in the order of the class."""
-    before = full()
-    assert changed_fields(before, before) == ()
-    assert changed_fields(before, replace(before, tags=(), engine="x")) == ("tags", "engine")

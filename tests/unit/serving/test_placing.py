@@ -1,18 +1,24 @@
 """Where a version runs: engine, unit in memory, bytes, threads, adapters."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serai.engines.base import AdapterUse
+from serai.engines.catalogue import CATALOGUE
 from serai.engines.errors import EngineMissing
+from serai.engines.footprint import Weights, estimate
+from serai.engines.weights import weights_in
 from serai.errors import InvalidInput, LoadFailed, OutOfMemory, WorkerCrashed
 from serai.registry.rules import RegistryRules
 from serai.registry.snapshot import Candidate, make_candidate
 from serai.registry.source import Adapter, File, Footprint, HubSource, RemoteSource
 from serai.runtime.errors import DoesNotFit, QueueFull, QueueTimeout
 from serai.runtime.model import DeviceKind
-from serai.serving.placing import PROCESS_BYTES, Found, Machine, blames_engine, needs_weights, place, unit_id
+from serai.serving.placer import Placer
+from serai.serving.placing import Found, Machine, blames_engine, needs_weights, place, unit_id
+from serai.serving.weights import LocalWeights
 from unit.registry.build import a_model, a_version
 
 MACHINE = Machine(device_kinds=frozenset({"cpu"}), threads=2, missing={})
@@ -38,7 +44,9 @@ def test_the_best_engine_comes_first_and_says_why() -> None:
 
 def test_a_claim_says_all_that_a_worker_needs() -> None:
     """Folder, name, options, threads, quantization, bytes."""
-    version = candidate(files=(SAFETENSORS,), quantization="int8", footprint=(Footprint(device="cpu", bytes=5000),))
+    version = candidate(
+        files=(SAFETENSORS,), quantization="int8", footprint=(Footprint(device="cpu", bytes=5000, measured=True),)
+    )
     (placement,) = place(version, MACHINE, HERE)
     claim = placement.claim
     assert claim is not None
@@ -49,20 +57,55 @@ def test_a_claim_says_all_that_a_worker_needs() -> None:
     assert claim.unit.id == unit_id(version.version, "transformers", DeviceKind.CPU)
 
 
+GIB = 2**30
+ON_DISK = Weights(files={"openvino_model.bin": GIB, "openvino_model.xml": 1000}, tensors={}, config={})
+ESTIMATE = estimate(ON_DISK, engine="openvino-genai", device_kind="cpu", quantization="").bytes
+
+
 @pytest.mark.parametrize(
     ("footprint", "files", "expected"),
     [
-        ((Footprint(device="cpu", bytes=7), Footprint(device="cpu", bytes=9, measured=True)), (SAFETENSORS,), 9),
-        ((Footprint(device="cuda", bytes=7),), (SAFETENSORS,), 1200 + PROCESS_BYTES),
-        ((), (), 12_000 + PROCESS_BYTES),
+        ((Footprint(device="cpu", bytes=9 * GIB), Footprint(device="cpu", bytes=7, measured=True)), (IR,), 7),
+        ((Footprint(device="cpu", bytes=7),), (), 7),  # declared
+        ((Footprint(device="cpu", bytes=7),), (IR,), ESTIMATE),  # by a pull, perhaps for another engine
+        ((Footprint(device="cpu", bytes=9 * GIB),), (IR,), 9 * GIB),
+        ((Footprint(device="cuda", bytes=7),), (IR,), ESTIMATE),
+        ((), (), ESTIMATE),
     ],
 )
 def test_bytes_are_what_is_known_best(footprint: Any, files: Any, expected: int) -> None:
-    """Measured before estimated before the size of the files, which may be those on the disk."""
-    found = Found(folder="/f", paths=("model.safetensors",), size=10_000)
+    """Measured before declared before estimated; of two estimates the larger."""
+    found = Found(folder="/f", weights=ON_DISK)
     (placement,) = place(candidate(footprint=footprint, files=files), MACHINE, found)
     assert placement.claim is not None
     assert placement.claim.unit.bytes == expected
+    assert ESTIMATE > 2 * GIB
+
+
+def test_every_engine_that_runs_here_is_reserved_something() -> None:
+    """None is taken for free, however little is known of its files."""
+    for engine in CATALOGUE.values():
+        for kind in {kind.value for kind in DeviceKind} & set(engine.device_kinds):
+            if engine.tasks:  # a reservation says itself what it takes
+                assert estimate(ON_DISK, engine=engine.name, device_kind=kind, quantization="").bytes > 0, engine.name
+
+
+@pytest.mark.anyio
+async def test_the_estimate_is_made_from_what_lies_on_the_disk(tmp_path: Path) -> None:
+    """In a thread, once for a version; weights that cannot be read are a failure of the candidate."""
+    folder = tmp_path / "m" / "1.0.0"
+    folder.mkdir(parents=True)
+    for name, size in (("openvino_model.xml", 1000), ("openvino_model.bin", 10 * 2**20)):
+        (folder / name).write_bytes(bytes(size))
+    weights = LocalWeights(package=tmp_path, pulled=tmp_path, roots={})
+    asked = candidate()
+    (placement,) = await Placer(MACHINE, weights).place(asked)
+    expected = estimate(weights_in(folder), engine="openvino-genai", device_kind="cpu", quantization="").bytes
+    assert placement.claim is not None
+    assert placement.claim.unit.bytes == expected > 20 * 2**20
+    (folder / "model.safetensors").symlink_to("/proc/self/mem")  # a file whose first bytes nobody can read
+    with pytest.raises(LoadFailed, match="cannot be read"):
+        await Placer(MACHINE, weights).place(asked)
 
 
 def test_what_shares_a_unit() -> None:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from serai.api import errors
 from serai.api.access import Routes, caller_of, parts_of
-from serai.api.answers import NO_RETRY, Live, begun, chats_of, json_response, unless_gone, whole
+from serai.api.answers import Live, begun, chats_of, json_response, unless_gone, whole
 from serai.api.wire import Wire
 from serai.auth.policy import Role
 from serai.chat.chats import Ask, timeout_of
@@ -125,9 +125,9 @@ def _timed_out(
     request: Request, reply: Reply, gathered: Gathered, ending: Ending, headers: Mapping[str, str]
 ) -> Response:
     error = ending.error or DeadlineExceeded("The answer was not finished in the time given.")
-    partial = {"partial": _whole(request, reply, gathered, ending)}
+    partial = {"partial": msgspec.to_builtins(_whole(request, reply, gathered, ending))}
     told = DeadlineExceeded(error.message, hint=error.hint, details=partial)
-    return json_response(errors.envelope(told), errors.status_of(told), {**headers, **NO_RETRY})
+    return errors.respond(told, headers)
 
 
 def _whole(request: Request, reply: Reply, gathered: Gathered, ending: Ending) -> dict[str, Any]:

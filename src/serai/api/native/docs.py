@@ -9,8 +9,9 @@ from importlib.resources import files
 from typing import Annotated, Literal
 
 from fastapi import Path
+from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from serai import __version__
 from serai.api.access import Routes, caller_or_none
@@ -85,9 +86,11 @@ _DOCS_SCRIPT = """fetch("/whoami").then((answer) => answer.json()).then((me) => 
 """
 
 
-@routes.get("/", access=PUBLIC, include_in_schema=False)
+@routes.get("/", access=PUBLIC, include_in_schema=False, methods=["GET", "HEAD"])
 async def front(request: Request) -> Response:
-    """Say what this is; a browser gets a page to sign in."""
+    """Say what this is; a browser gets a page to sign in, a client of Ollama the words that it looks for."""
+    if _asks_for_ollama(request.headers):
+        return PlainTextResponse("Ollama is running")
     if "text/html" in request.headers.get("accept", ""):
         return _page(_FRONT.replace("__VERSION__", __version__))
     return JSONResponse({"name": "serai", "version": __version__, "docs": "/docs", "health": "/health"})
@@ -110,6 +113,25 @@ async def asset(name: Asset) -> Response:
 async def openapi(request: Request) -> JSONResponse:
     """Return the description of the API."""
     return JSONResponse(request.app.openapi())
+
+
+def _asks_for_ollama(headers: Headers) -> bool:
+    """Say whether a client of Ollama calls, or somebody who would rather have plain text than a page."""
+    if headers.get("user-agent", "").startswith(("ollama-", "ollama/")):
+        return True
+    accepted = dict(_accepted(part) for part in headers.get("accept", "").lower().split(","))
+    any_kind = accepted.get("text/*", accepted.get("*/*", 0.0))
+    return accepted.get("text/plain", any_kind) > accepted.get("text/html", any_kind)
+
+
+def _accepted(part: str) -> tuple[str, float]:
+    """Return a media type and its weight (RFC 9110, 12.5.1); 0 for a weight that is no number."""
+    kind, *parameters = (text.strip() for text in part.split(";"))
+    weight = next((text.removeprefix("q=") for text in parameters if text.startswith("q=")), "1")
+    try:
+        return kind, float(weight)
+    except ValueError:
+        return kind, 0.0
 
 
 @cache

@@ -182,7 +182,7 @@ async def explain(
         complexity=complexity,
         client_key=client_key or caller_of(request).user_id,  # as calls are split
     )
-    plan = make_plan(snapshot, wanted)
+    plan = make_plan(snapshot, wanted, parts_of(request).serving.situation())
     response.headers.update(deprecation_headers(snapshot, plan.candidate.version))
     decision = plan.decision
     return wire.Explanation(**wire.members(decision), candidates=tuple(step.name for step in plan.steps))

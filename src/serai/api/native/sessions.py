@@ -14,6 +14,7 @@ from serai.api.changes import Rehearsed
 from serai.api.native.chat import AnswerIn, SamplingIn, answered
 from serai.api.wire import Wire
 from serai.auth.policy import Role
+from serai.chat.chats import MAX_TIMEOUT_S
 from serai.chat.messages import from_openai
 from serai.chat.reply import Ending, Gathered
 from serai.chat.sessions import (
@@ -111,7 +112,7 @@ async def post_message(request: Request, session_id: SessionId, body: MessageIn)
     new = from_openai(given, "messages" if body.messages is not None else "content")
     sessions, caller = _sessions(request), caller_of(request)
     plain = body.ask()
-    turn = await sessions.begin(session_id, owner_id=caller.user_id, timeout_s=plain.timeout_s)
+    turn = await sessions.begin(session_id, owner_id=caller.user_id, timeout_s=plain.timeout_s or MAX_TIMEOUT_S)
     session = turn.session
     kept = _Turning(sessions, turn)
 

@@ -4,6 +4,10 @@ import asyncio
 import platform
 import shutil
 import sys
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as release_of
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -17,7 +21,11 @@ from serai.api.access import Routes, caller_or_none, parts_of
 from serai.api.parts import Parts
 from serai.api.wire import Wire
 from serai.auth.policy import PUBLIC, Role
+from serai.engines.base import EngineInfo
+from serai.engines.catalogue import CATALOGUE
 from serai.errors import SeraiError
+from serai.pulls.runner import KIND as PULL
+from serai.runtime.observer import Figures
 
 log = structlog.get_logger(__name__)
 routes = Routes("system")
@@ -39,6 +47,32 @@ class Check(Wire):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
+class Memory(Wire):
+    """What the models take of a device, and what they may take."""
+
+    used_bytes: int
+    budget_bytes: int
+
+
+class Queues(Wire):
+    """What waits and what goes on."""
+
+    requests_waiting: int
+    requests_running: int
+    jobs_queued: int
+    jobs_running: int
+    pulls_queued: int
+    pulls_running: int
+
+
+class EngineState(Wire):
+    available: bool
+    versions: dict[str, str] = Field(description="The releases of its packages.")
+    missing: list[str]
+    install: str | None
+    gives: str
+
+
 class Health(Wire):
     """What a caller with a key sees; without one, only `status`."""
 
@@ -46,6 +80,10 @@ class Health(Wire):
     version: str
     uptime_seconds: float
     checks: dict[str, Check]
+    models_loaded: list[str]
+    memory: dict[str, Memory] = Field(description="By device: cpu, cuda:0.")
+    queues: Queues = Field(description="Those of jobs are up to ten seconds old.")
+    engines: dict[str, EngineState]
 
 
 class Extra(Wire):
@@ -61,6 +99,7 @@ class Status(Wire):
     database: str
     cache: str
     extras: dict[str, Extra]
+    engines: dict[str, EngineState]
 
 
 @routes.get("/live", access=PUBLIC)
@@ -92,7 +131,20 @@ async def health(request: Request) -> Response:
     if caller_or_none(request) is None:
         return JSONResponse({"status": word}, code)
     uptime = round(parts.clock.monotonic() - parts.started, 3)
-    told = Health(status=word, version=__version__, uptime_seconds=uptime, checks=checks)
+    figures = parts.runtime.figures()
+    told = Health(
+        status=word,
+        version=__version__,
+        uptime_seconds=uptime,
+        checks=checks,
+        models_loaded=[name for one in parts.runtime.loaded() for name in one.names],
+        memory={
+            device: Memory(used_bytes=figures.bytes.get(device, 0), budget_bytes=budget)
+            for device, budget in figures.budgets.items()
+        },
+        queues=_queues(parts, figures),
+        engines=await asyncio.to_thread(_engines),
+    )
     return JSONResponse(told.model_dump(mode="json"), code)
 
 
@@ -107,6 +159,7 @@ async def status(request: Request) -> Status:
         database=parts.database.dialect,
         cache="redis" if parts.settings.redis_url else "memory",
         extras=await asyncio.to_thread(_extras),
+        engines=await asyncio.to_thread(_engines),
     )
 
 
@@ -151,6 +204,40 @@ async def _run_check(parts: Parts, name: str) -> Check:
     except Exception:
         log.exception("a check of health failed", check=name)
         return Check(status="failed", problem="it failed in a way that the log describes")
+
+
+def _queues(parts: Parts, figures: Figures) -> Queues:
+    jobs = parts.job_metrics.figures
+    pulls = [one for one in jobs if one.kind == PULL]
+    return Queues(
+        requests_waiting=figures.waiting,
+        requests_running=figures.leases,
+        jobs_queued=sum(one.queued for one in jobs),
+        jobs_running=sum(one.running for one in jobs),
+        pulls_queued=sum(one.queued for one in pulls),
+        pulls_running=sum(one.running for one in pulls),
+    )
+
+
+@cache
+def _engines() -> dict[str, EngineState]:
+    """Say what each engine needs and has. Read once: packages do not come and go under a running server."""
+    return {name: _engine(info) for name, info in CATALOGUE.items() if info.tasks}
+
+
+def _engine(info: EngineInfo) -> EngineState:
+    missing = list(info.missing)
+    releases: dict[str, str] = {}
+    for package in info.packages:
+        with suppress(PackageNotFoundError):
+            releases[package] = release_of(package.replace("_", "-"))
+    return EngineState(
+        available=not missing,
+        versions=releases,
+        missing=missing,
+        install=info.remedy if missing else None,
+        gives=info.summary,
+    )
 
 
 def _extras() -> dict[str, Extra]:

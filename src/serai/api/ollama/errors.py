@@ -7,8 +7,8 @@ import msgspec
 from starlette.responses import Response
 
 from serai import errors
-from serai.api.answers import NO_RETRY, json_response
-from serai.api.errors import status_of
+from serai.api.answers import json_response
+from serai.api.errors import NO_RETRY, status_of
 from serai.errors import SeraiError
 
 _BAD_REQUEST = 400

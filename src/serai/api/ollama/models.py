@@ -197,7 +197,7 @@ def _loaded(candidate: Candidate, loaded: Loaded, name: str) -> dict[str, Any]:
         "size": loaded.bytes,
         "size_vram": loaded.bytes if is_cuda else 0,
         "expires_at": moment(loaded.expires or _NEVER),
-        "context_length": int(loaded.facts.get("context_length") or loaded.facts.get("context") or 0),
+        "context_length": int(loaded.facts.get("context_tokens") or 0),
     }
 
 

@@ -25,7 +25,15 @@ routes = Routes("models")
 
 PULL = "pull"
 _SUCCESS = {"status": "success"}
-_BEFORE_SUCCESS = ("verifying sha256 digest", "writing manifest")
+_STATUS: dict[str, str] = {
+    "resolve": "pulling manifest",
+    "download": "pulling weights",
+    "verify": "verifying sha256 digest",
+    "convert": "converting weights",
+    "register": "writing manifest",
+    "load": "loading",
+}
+_ORDER = {stage: number for number, stage in enumerate(_STATUS)}
 
 
 @routes.post("/api/pull", access=Role.MODERATOR, operation_id="ollama_pull", response_class=Response)
@@ -65,33 +73,56 @@ async def _last(events: AsyncGenerator[Event, None]) -> Event | None:
 
 
 async def _lines(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
-    before: dict[str, Any] = {"status": "pulling manifest"}
-    yield line(before)
+    steps = _Steps()
+    yield line({"status": _STATUS["resolve"]})
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Failed):
                 yield errors.line(error_of(event))
             elif isinstance(event, Done):
-                yield b"".join(line({"status": status}) for status in _BEFORE_SUCCESS) + line(_SUCCESS)
-            elif isinstance(event, Progress):
-                shown = _progress(event)
-                if shown != before:
-                    yield line(shown)
-                before = shown
+                yield steps.last()
+            elif isinstance(event, Progress) and (told := steps.next(event)):
+                yield told
 
 
-def _progress(event: Progress) -> dict[str, Any]:
-    """Return a step in Ollama's words; the bytes of all files count as one layer."""
-    if event.stage == "resolve":
-        return {"status": "pulling manifest"}
-    if event.stage == "verify":
-        return {"status": _BEFORE_SUCCESS[0]}
-    if event.stage != "download":
-        return {"status": event.stage}
-    detail = event.detail or {}
-    total = event.total if event.total is not None else detail.get("total_bytes")
-    done = event.done if event.done is not None else detail.get("downloaded_bytes")
-    shown: dict[str, Any] = {"status": "pulling weights", "digest": "weights"}
-    if total:
-        shown |= {"total": int(total), "completed": int(done or 0)}
-    return shown
+class _Steps:
+    """Tells the steps of a pull in Ollama's words; the bytes of all files count as one layer.
+
+    It never goes back: a job's stored events repeat its live ones, and a pull that was interrupted
+    begins again with what is on the disk.
+    """
+
+    def __init__(self) -> None:
+        self._place = (_ORDER["resolve"], 0.0, 0)
+        self._layer_left = 0
+        """Bytes of the layer that were not told yet."""
+
+    def next(self, event: Progress) -> bytes:
+        """Return the lines for an event: none for one that tells nothing new."""
+        stage = event.stage
+        if stage not in _STATUS:
+            return b""
+        done, total = event.done or 0, event.total or 0
+        place = (_ORDER[stage], event.fraction or 0.0, done)
+        if place <= self._place:
+            return b""
+        self._place = place
+        told = []
+        if self._layer_left and stage != "download":
+            self._layer_left = 0
+            told.append(_layer(total, total))
+        if stage == "download" and total:
+            self._layer_left = total - done
+            told.append(_layer(done, total))
+        else:
+            told.append({"status": _STATUS[stage]})
+        return b"".join(map(line, told))
+
+    def last(self) -> bytes:
+        """Return the lines of a pull that is done; those that its own steps have told already are left out."""
+        left = [_STATUS[stage] for stage in ("verify", "register") if _ORDER[stage] > self._place[0]]
+        return b"".join(line({"status": status}) for status in (*left, _SUCCESS["status"]))
+
+
+def _layer(done: int, total: int) -> dict[str, Any]:
+    return {"status": _STATUS["download"], "digest": "weights", "total": total, "completed": done}

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serai.api.access import Routes, caller_of, parts_of
-from serai.api.answers import Live, begun, chats_of, json_response, unless_gone, whole
+from serai.api.answers import Live, answered, begun, chats_of, json_response, unless_gone
 from serai.api.openai import errors
 from serai.api.openai.encoding import (
     DONE,
@@ -21,7 +21,7 @@ from serai.api.openai.encoding import (
 )
 from serai.api.openai.wire import ChatCompletionIn, CompletionIn
 from serai.auth.policy import Role
-from serai.chat.reply import Gathered, Reply
+from serai.chat.reply import Reply
 from serai.errors import DeadlineExceeded
 
 routes = Routes("chat")
@@ -38,13 +38,12 @@ async def chat_completions(request: Request, body: ChatCompletionIn) -> Response
     """Answer a chat, whole or as a stream of chunks, as OpenAI's API does."""
     ask, parts = body.ask(), parts_of(request)
     id_, created = openai_id(parts.new_id("chatcmpl")), parts.clock.now()
-    reply = await unless_gone(request, chats_of(request).open(ask, caller_of(request)))
-    n = ask.given.get("n", 1)
+    opening = chats_of(request).open(ask, caller_of(request))
     if body.stream:
+        reply, n = await unless_gone(request, opening), ask.given.get("n", 1)
         chunks = ChatChunks(id_, created, body.model, usage=body.tells_usage)
         return await _streamed(request, reply, chunks, n, chunks.opening(n))
-    gathered = Gathered()
-    ending = await whole(request, reply, gathered)
+    reply, gathered, ending = await answered(request, opening)
     headers = reply.headers()
     if ending.error is not None:
         if not isinstance(ending.error, DeadlineExceeded):
@@ -64,15 +63,14 @@ async def completions(request: Request, body: CompletionIn) -> Response:
     """Go on from a text, without a chat template."""
     ask, parts = body.ask(), parts_of(request)
     id_, created = openai_id(parts.new_id("cmpl")), parts.clock.now()
-    reply = await unless_gone(request, chats_of(request).open(ask, caller_of(request)))
-    n = ask.given.get("n", 1)
+    opening = chats_of(request).open(ask, caller_of(request))
     echo = (ask.prompt or "") if body.echo else ""
     if body.stream:
+        reply, n = await unless_gone(request, opening), ask.given.get("n", 1)
         chunks = TextChunks(id_, created, body.model, usage=body.tells_usage)
-        opening = b"".join(chunks.text(index, echo) for index in range(n)) if echo else b""
-        return await _streamed(request, reply, chunks, n, opening)
-    gathered = Gathered()
-    ending = await whole(request, reply, gathered)
+        echoed = b"".join(chunks.text(index, echo) for index in range(n)) if echo else b""
+        return await _streamed(request, reply, chunks, n, echoed)
+    reply, gathered, ending = await answered(request, opening)
     headers = reply.headers()
     if ending.error is not None:
         if not isinstance(ending.error, DeadlineExceeded):

@@ -12,7 +12,7 @@ from serai.api.answers import embedder_of, json_response, unless_gone
 from serai.api.openai.wire import KeepAlive, Model, Number
 from serai.api.wire import Wire
 from serai.auth.policy import Role
-from serai.chat.chats import timeout_of
+from serai.chat.chats import MAX_TIMEOUT_S, timeout_of
 from serai.errors import InvalidInput
 
 routes = Routes("chat")
@@ -48,7 +48,7 @@ async def embeddings(request: Request, body: EmbeddingsIn) -> Response:
         body.model,
         body.texts(),
         caller_of(request),
-        timeout_s=timeout_of(body.timeout),
+        timeout_s=timeout_of(body.timeout) or MAX_TIMEOUT_S,
         keep_alive=body.keep_alive,
     )
     found = await unless_gone(request, work)

@@ -8,8 +8,8 @@ from typing import Any
 from starlette.responses import Response
 
 from serai import errors
-from serai.api.answers import NO_RETRY, json_response
-from serai.api.errors import status_of
+from serai.api.answers import json_response
+from serai.api.errors import NO_RETRY, status_of
 from serai.auth.limits import Allowance
 from serai.errors import SeraiError
 from serai.registry.errors import ModelNotFound

@@ -266,7 +266,7 @@ def release(connection: Connection, clock: Clock, job_id: str, token: str, outco
     if job.cancel_requested_at is not None:
         return end_cancelled(connection, clock, job, outcome.events)
     interrupted = Progress(stage="interrupted")
-    values = {"attempts": job.attempts - 1, "progress": as_json(interrupted)}
+    values = {**_shown(outcome), "attempts": job.attempts - 1, "progress": as_json(interrupted)}
     return move(connection, clock, job, "release", events=[*outcome.events, interrupted], values=values)
 
 
