@@ -315,9 +315,15 @@ def _told(collector: Any) -> Iterator[Told]:
     own = collector._labelnames if isinstance(collector, MetricWrapperBase) else ()  # noqa: SLF001 - as above
     family: Metric
     for family in collector.collect():
-        labels = tuple(own or getattr(family, "_labelnames", ()))
+        labels = tuple(own or getattr(family, "_labelnames", ()) or _declared_labels(collector, family.name))
         name = f"{family.name}_total" if family.type == "counter" else family.name
         yield Told(name=name, kind=family.type, labels=labels, meaning=family.documentation)
+
+
+def _declared_labels(collector: Any, name: str) -> tuple[str, ...]:
+    """Return the labels of a metric that a collector of ours holds, and that nothing has been counted on yet."""
+    held = [value for value in vars(collector).values() if isinstance(value, MetricWrapperBase)]
+    return next((tuple(one._labelnames) for one in held if one._name == name), ())  # noqa: SLF001 - as above
 
 
 def metrics_page(metrics: Sequence[Told]) -> str:

@@ -1,7 +1,7 @@
 """What runs models: workers, the runtime, serving."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from serai.chat.kept_responses import KeptResponses
 from serai.chat.pictures import Pictures
 from serai.chat.rendering.renderer import Renderer
 from serai.chat.sessions import Sessions
-from serai.engines.catalogue import CATALOGUE
+from serai.engines.catalogue import CATALOGUE, FAKE
 from serai.engines.remote import RemoteEngine
 from serai.engines.remote_secrets import RemoteSecrets
 from serai.errors import ConfigurationError
@@ -152,7 +152,9 @@ def _devices(settings: Settings) -> tuple[Device, ...]:
 
 def _machine(settings: Settings, devices: Sequence[Device]) -> Machine:
     cores = hardware.usable_cores()
-    missing: Mapping[str, tuple[str, ...]] = {name: info.missing for name, info in CATALOGUE.items() if info.missing}
+    missing: dict[str, tuple[str, ...]] = {name: info.missing for name, info in CATALOGUE.items() if info.missing}
+    if settings.profile == "production":
+        missing[FAKE] = ("the profile development",)  # it fails, waits and takes memory as it is told
     return Machine(
         device_kinds=frozenset(device.kind.value for device in devices),
         threads=min(settings.worker_threads or max(1, cores // 2), cores),

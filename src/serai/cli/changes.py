@@ -55,7 +55,7 @@ def send(
     from serai.cli.client import Client
 
     asked = {"dry_run": "1" if dry_run else None, "force": "true" if force else None}
-    answer = Client(context).call(method, path, body=body, **asked)
+    answer = Client(context, timeout_s=None).call(method, path, body=body, **asked)  # a switch waits for its load
     if dry_run:
         _show_rehearsal(context, answer)
         raise typer.Exit

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -43,12 +43,17 @@ def pull(
 
 def _forward(events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Leave out what tells of something earlier: a job's stored events repeat what was shown live."""
-    told = 0.0
+    from serai.pulls.model import Stage
+
+    order = {stage: number for number, stage in enumerate(get_args(Stage))}
+    told = (0, 0.0)
     for event in events:
-        fraction = event.get("fraction")
-        if fraction is None or fraction >= told:
-            told = fraction or told
-            yield event
+        if event["type"] == "progress" and event["stage"] in order:
+            place = (order[event["stage"]], event["fraction"])
+            if place < told:
+                continue
+            told = place
+        yield event
 
 
 def _print_json(events: Iterator[dict[str, Any]]) -> dict[str, Any]:

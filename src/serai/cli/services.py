@@ -27,6 +27,11 @@ Fallback = Annotated[
     typer.Option("--fallback", metavar="REFERENCE", help="Tried next: a model reference or service:ID; repeated."),
 ]
 
+Preload = Annotated[
+    bool | None,
+    typer.Option("--preload/--no-preload", help="Load it before; left out: if what answers now is loaded."),
+]
+
 
 @app.command("list")
 def list_services(
@@ -101,10 +106,11 @@ def switch(
     version: Annotated[str | None, typer.Argument(help="A version of the bound model.")] = None,
     alias: Annotated[str | None, typer.Option(help="An alias of the bound model, instead of a version.")] = None,
     reason: Reason = None,
+    preload: Preload = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Switch all calls to another version of the bound model."""
-    body = body_of(None, None, version=version, alias=alias, reason=reason)
+    """Switch all calls to another version of the bound model: loaded before, the old one drained after."""
+    body = body_of(None, None, version=version, alias=alias, reason=reason, preload=preload)
     _show(context, send(context, "PATCH", at("services", service, "version"), body=body, dry_run=dry_run))
 
 
@@ -114,10 +120,11 @@ def rollback(
     service: str,
     to: Annotated[int | None, typer.Option(help="A revision; the state before if left out.")] = None,
     reason: Reason = None,
+    preload: Preload = None,
     dry_run: DryRun = False,
 ) -> None:
     """Go back to the state before: version, weights, chain, limits and configuration."""
-    body = body_of(None, None, to=to, reason=reason)
+    body = body_of(None, None, to=to, reason=reason, preload=preload)
     _show(context, send(context, "POST", at("services", service, "rollback"), body=body, dry_run=dry_run))
 
 

@@ -19,6 +19,7 @@ from serai.engines.options import (
     VllmOptions,
 )
 
+FAKE = "fake"
 RESERVATION = "reservation"
 
 _ENGINES = (
@@ -106,7 +107,7 @@ _ENGINES = (
         preload=("serai.engines.reservation",),
     ),
     EngineInfo(
-        name="fake",
+        name=FAKE,
         target="serai.engines.fake:Fake",
         summary="No model: repeats what it is given. For trying out queues, budgets and fallback chains.",
         tasks=frozenset({"generate", "chat", "infer", "embed", "fetch"}),

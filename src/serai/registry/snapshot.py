@@ -196,7 +196,7 @@ class RegistrySnapshot:
         """
         entry = self.find_model(reference.name)
         if entry is None:
-            hint = f'GET /models lists the models; POST /pull {{"model": "{reference.name}"}} fetches one from the hub.'
+            hint = 'GET /models lists the models; POST /pull {"model": "owner/name"} fetches one from the hub.'
             raise ModelNotFound(f"There is no model {reference.name!r}.", hint=hint)
         if reference.is_default:
             if entry.default is None:

@@ -170,7 +170,7 @@ def _refuse_needs(candidate: Candidate, machine: Machine, found: Found, needs: f
         raise InvalidInput.at(
             min(needs),
             f"is not possible with {candidate.name} on this machine",
-            hint="Leave it out, or choose a model whose engine can: GET /status lists what each engine can do.",
+            hint="Leave it out, or choose a model whose engine can: GET /status lists the capabilities of each.",
         )
 
 

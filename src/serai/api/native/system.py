@@ -71,6 +71,7 @@ class EngineState(Wire):
     missing: list[str]
     install: str | None
     gives: str
+    capabilities: list[str] = Field(description="What not every engine can do.")
 
 
 class Health(Wire):
@@ -237,6 +238,7 @@ def _engine(info: EngineInfo) -> EngineState:
         missing=missing,
         install=info.remedy if missing else None,
         gives=info.summary,
+        capabilities=sorted(info.capabilities),
     )
 
 
