@@ -7,7 +7,7 @@ from starter.chat.questions import GUIDE, Questions
 
 FOREIGN = "foreign"
 FOREIGN_SHARE = 0.55
-SEVERAL_TURNS = 0.15
+SEVERAL_TURNS = 0.10
 AGAIN = (
     "say that again", "repeat that please", "can you repeat that?", "again please", "what did you say?", "once more",
     "Please repeat your answer.", "sorry, what was that?", "repeat", "pardon?", "come again?", "Say it again, please",

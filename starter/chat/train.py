@@ -279,7 +279,7 @@ def train(plan: Plan, out: Path, every: int) -> None:
 def main() -> None:
     """Read the options and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=5600)
+    parser.add_argument("--steps", type=int, default=5100)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
     options = parser.parse_args()

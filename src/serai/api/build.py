@@ -41,10 +41,10 @@ from serai.settings import Settings
 from serai.telemetry.metrics import Metrics
 
 ALL: tuple[Routes, ...] = (
+    *chat_routes.ROUTES,  # looked at first: they are called most
     *(module.routes for module in (system, docs, users, keys, files, jobs, models, runtime)),
     *admin.routes,  # before the services, whose ids stand in the same place
     *(module.routes for module in (services, pulls, audit, secrets)),
-    *chat_routes.ROUTES,
 )
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
