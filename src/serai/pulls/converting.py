@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -94,26 +95,35 @@ class ChildConverter:
 @asynccontextmanager
 async def _running(request: Request) -> AsyncIterator[Process]:
     """Start the program; when the block ends it is gone, with whatever it had started."""
-    with tempfile.TemporaryDirectory(prefix="serai-conversion-") as home:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-P", "-s", "-m", "serai.pulls.conversion", msgspec.json.encode(request).decode()),
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-            cwd=home,
-            env=_environment(home, request.threads),
-            start_new_session=True,
-            limit=MAX_LINE,
-        )
-        listening = asyncio.create_task(_log_lines(process), name="conversion's words")
-        try:
+    home = await asyncio.to_thread(tempfile.mkdtemp, prefix="serai-conversion-")
+    try:
+        async with _started(request, home) as process:
             yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            await listening
+    finally:
+        await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
+
+
+@asynccontextmanager
+async def _started(request: Request, home: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-P", "-s", "-m", "serai.pulls.conversion", msgspec.json.encode(request).decode()),
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+        cwd=home,
+        env=_environment(home, request.threads),
+        start_new_session=True,
+        limit=MAX_LINE,
+    )
+    listening = asyncio.create_task(_log_lines(process), name="conversion's words")
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        await listening
 
 
 def _environment(home: str, threads: int) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from serai.api import errors
 from serai.api.access import Routes, caller_of, parts_of
 from serai.api.answers import Live, begun, chats_of, json_response, unless_gone, whole
+from serai.api.json_lines import encode
 from serai.api.wire import Wire
 from serai.auth.policy import Role
 from serai.chat.chats import Ask, timeout_of
@@ -26,7 +27,6 @@ routes = Routes("chat")
 
 Number = int | float | None
 KeepAlive = Annotated[float, Field(ge=-1, le=366 * 86400)] | None
-_encode = msgspec.json.Encoder().encode
 NS = 1_000_000_000
 
 Keep = Callable[[Gathered, Ending], Awaitable[None]]
@@ -189,7 +189,7 @@ async def _frames(reply: Reply, keep: Keep | None) -> AsyncGenerator[bytes, None
                 last |= errors.envelope(error)
         elif ending.error is not None:
             last |= errors.envelope(ending.error)
-        yield b"data: " + _encode(last) + b"\n\n"
+        yield b"data: " + encode(last) + b"\n\n"
     finally:
         await reply.aclose()
 
@@ -198,11 +198,11 @@ def _batch(items: Batch) -> bytes:
     pieces = []
     for item in items:
         if type(item) is Text:
-            pieces.append(b'data: {"delta":{"content":' + _encode(item.delta) + b'},"done":false}\n\n')
+            pieces.append(b'data: {"delta":{"content":' + encode(item.delta) + b'},"done":false}\n\n')
         elif isinstance(item, Queued | Loading):
-            pieces.append(b'data: {"delta":{},"done":false,"status":' + _encode(item) + b"}\n\n")
+            pieces.append(b'data: {"delta":{},"done":false,"status":' + encode(item) + b"}\n\n")
         elif not isinstance(item, Text):
-            pieces.append(b"data: " + _encode({"delta": _delta(item.piece), "done": False}) + b"\n\n")
+            pieces.append(b"data: " + encode({"delta": _delta(item.piece), "done": False}) + b"\n\n")
     return b"".join(pieces)
 
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-import msgspec
-
+from serai.api.json_lines import encode
 from serai.chat.messages import ToolCall
 from serai.chat.output import Said, Thought
 from serai.chat.reply import Batch, Ending, Gathered
@@ -13,7 +12,6 @@ from serai.events import Loading, Queued, Text
 
 NS = 1_000_000_000
 Kind = Literal["chat", "generate"]
-encode = msgspec.json.Encoder().encode
 _MEMBER = {"chat": b'"message":', "generate": b'"response":'}
 
 

@@ -4,14 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
+from serai.api.json_lines import encode
 from serai.chat.messages import ToolCall, openai_call
 from serai.chat.output import Thought
 from serai.chat.reply import Batch, Choice, Ending, Gathered
 from serai.events import Loading, Queued, Text
 
-encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
 _REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "content_filter": "content_filter"}
 

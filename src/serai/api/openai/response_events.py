@@ -4,16 +4,13 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
+from serai.api.json_lines import encode
 from serai.api.openai.response_wire import ResponseIn
 from serai.chat.messages import ToolCall
 from serai.chat.output import Said, Thought
 from serai.chat.reply import Batch, Choice, Ending
 from serai.events import Loading, Queued, Text
 from serai.ids import NewId
-
-encode = msgspec.json.Encoder().encode
 
 
 def response_body(
