@@ -84,6 +84,7 @@ Final = Done | Failed
 Output = Text | Media | Done
 """What answers: after the first of these nothing else may answer instead."""
 
+_BREAKS = tuple((character.encode(), b"\\u%04x" % ord(character)) for character in "\u0085\u2028\u2029")
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _packer = msgspec.msgpack.Encoder()
@@ -92,7 +93,20 @@ _unpacker: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
 
 def to_json(event: Event) -> bytes:
     """Return the event as one line of JSON without a line break; its kind is the member `type`."""
-    return _encoder.encode(event)
+    return one_line(_encoder.encode(event))
+
+
+def one_line(told: bytes) -> bytes:
+    """Return JSON that is one line to every reader.
+
+    Many clients (those over httpx among them) split lines wherever Unicode breaks one. JSON escapes such
+    characters below U+0020 by itself, and leaves three above.
+    """
+    if told.isascii():
+        return told
+    for character, escaped in _BREAKS:
+        told = told.replace(character, escaped)
+    return told
 
 
 def from_json(data: bytes | str) -> Event:

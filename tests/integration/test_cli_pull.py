@@ -296,7 +296,6 @@ def test_a_server_without_any_engine_says_what_is_missing(
         assert "pip install openvino" in serai("run", "published", "hello", on=bare).err
 
 
-@pytest.mark.xfail(strict=True, reason="of an engine for two devices, only why the first is not there is told")
 def test_safetensors_without_transformers_name_the_extra(hub: HubServer, tmp_path: Path) -> None:
     """Pulled as they are, they wait for it."""
     source = (sys.executable, "-c", WITHOUT)

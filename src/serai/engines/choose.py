@@ -113,7 +113,9 @@ def choose(
         if obstacle is None:
             order.append(Choice(engine=info, device_kind=device_kind, why=why))
         else:
-            passed_over.setdefault(info.name, obstacle)
+            known = passed_over.get(info.name)
+            if known is None or (obstacle.remedy and not known.remedy):  # of several devices: what can be helped
+                passed_over[info.name] = obstacle
     taken = {one.engine.name for one in order}
     return Choices(
         order=tuple(order), passed_over=tuple(one for one in passed_over.values() if one.engine not in taken)

@@ -196,7 +196,8 @@ class RegistrySnapshot:
         """
         entry = self.find_model(reference.name)
         if entry is None:
-            hint = 'GET /models lists the models; POST /pull {"model": "owner/name"} fetches one from the hub.'
+            wanted = reference.name if "/" in reference.name else "owner/name"
+            hint = f'GET /models lists the models; POST /pull {{"model": "{wanted}"}} fetches one from the hub.'
             raise ModelNotFound(f"There is no model {reference.name!r}.", hint=hint)
         if reference.is_default:
             if entry.default is None:

@@ -168,7 +168,10 @@ def _refuse_needs(candidate: Candidate, machine: Machine, found: Found, needs: f
     """Raise InvalidInput if the version can be run, but not for what the call asks."""
     if needs and _choices(candidate, machine, found, frozenset()).order:
         raise InvalidInput.at(
-            min(needs),
+            min(
+                (one for one in needs if not _choices(candidate, machine, found, frozenset({one})).order),
+                default=min(needs),
+            ),
             f"is not possible with {candidate.name} on this machine",
             hint="Leave it out, or choose a model whose engine can: GET /status lists the capabilities of each.",
         )
