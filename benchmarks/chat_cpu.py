@@ -111,8 +111,10 @@ def measure(
         for number in range(rounds(count)):
             turn = number % len(contenders)
             order = [*contenders[turn:], *contenders[:turn]]
-            found[count].append({contender.name: asker.measure(contender, count) for contender in order})
-            print(f"{count} clients, round {number + 1}", file=sys.stderr, flush=True)
+            came = {contender.name: asker.measure(contender, count) for contender in order}
+            found[count].append(came)
+            figures = ", ".join(f"{name} {each['tokens_per_s']:.1f}" for name, each in came.items())
+            print(f"{count} clients, round {number + 1}: {figures} tokens/s", file=sys.stderr, flush=True)
     return found
 
 

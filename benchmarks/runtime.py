@@ -2,12 +2,13 @@
 
     python benchmarks/runtime.py [--rounds 2000] [--events 300000] [--starts 50] [--json out/runtime.json]
 
-The engine is the fake one, so the figures are those of the channel and the worker's loop, with nothing
-computed. *Round trip*: a task is sent and its only event received, one at a time. *Events a second*: one
-run whose events are single words, from the call to its end, in a consumer that looks at each event; the
-engine makes one event in each step, and in the second row a hundred. *Start to ready*: from `spawn` to
-`Ready`, when the fork server has the imports done; the first start of all, which starts that too, is
-apart. A row that has a bound says whether it was kept. The loop is uvloop, as in the server.
+The engine is the fake one, so the figures are those of the run loop, the channel and the worker's loop,
+with nothing computed. *Call*: a lease from the run loop, a run of one event, the lease given back. *Round
+trip*: a task is sent to a worker and its only event received, one at a time. *Events a second*: one run
+whose events are single words, from the call to its end, in a consumer that looks at each event; the engine
+makes one event in each step, and in the second row a hundred. *Start to ready*: from `spawn` to `Ready`,
+when the fork server has the imports done; the first start of all, which starts that too, is apart. A row
+that has a bound says whether it was kept. The loop is uvloop, as in the server.
 
 To add rows, add an async function that returns `Row`s to MEASURES.
 """
@@ -33,9 +34,13 @@ from serai.engines.base import EngineSpec, Run  # noqa: E402 - keeps the imports
 from serai.engines.catalogue import CATALOGUE  # noqa: E402 - keeps the imports together
 from serai.engines.tasks import AnyTask, Fetch, Generate, Sampling  # noqa: E402 - keeps the imports together
 from serai.events import Done  # noqa: E402 - keeps the imports together
+from serai.ids import new_id  # noqa: E402 - keeps the imports together
 from serai.runtime.backends.base import Backend, Worker  # noqa: E402 - keeps the imports together
 from serai.runtime.backends.inline import InlineBackend  # noqa: E402 - keeps the imports together
 from serai.runtime.backends.local import LocalBackend  # noqa: E402 - keeps the imports together
+from serai.runtime.footprints import MemoryFootprints  # noqa: E402 - keeps the imports together
+from serai.runtime.model import Device, DeviceKind, Limits, UnitId, UnitSpec  # noqa: E402 - keeps the imports together
+from serai.runtime.runtime import Claim, Runtime  # noqa: E402 - keeps the imports together
 from serai.runtime.worker.messages import Ready, Start, Told  # noqa: E402 - keeps the imports together
 from support.worker_engine import ENGINES  # noqa: E402 - needs the path
 
@@ -134,6 +139,35 @@ async def round_trips(sizes: Sizes) -> list[Row]:
     return rows
 
 
+async def leases(sizes: Sizes) -> list[Row]:
+    """A whole call as serving makes it: a lease, a run of one event, and the lease given back."""
+    unit = UnitSpec(
+        id=UnitId(weights="fake", engine="fake", quantization="none", device_kind=DeviceKind.CPU),
+        bytes=64 * MIB,
+        threads=1,
+        max_leases=8,
+    )
+    device = Device(id="cpu", kind=DeviceKind.CPU, budget=1024 * MIB)
+    task, seconds = Fetch(body={"a": 1}), []
+    async with local() as backend:
+        runtime = Runtime(
+            backend=backend,
+            devices=[device],
+            limits=Limits(cores=2),
+            clock=SystemClock(),
+            new_id=new_id,
+            footprints=MemoryFootprints(),
+        )
+        for _ in range(sizes.rounds):
+            begun = time.perf_counter()
+            async with runtime.lease([Claim(unit=unit, engine=FAKE)], caller="one", timeout_s=60) as lease:
+                async for _ in lease.run(task):
+                    pass
+            seconds.append(time.perf_counter() - begun)
+        await runtime.close()
+    return quantiles("call through lease and worker", seconds[sizes.rounds // 10 :], bound="≤0.5")
+
+
 async def events(sizes: Sizes) -> list[Row]:
     """Events of one run through one worker into one consumer."""
     rows = []
@@ -173,7 +207,7 @@ async def starts(sizes: Sizes) -> list[Row]:
     return rows + quantiles("start to ready, imports done", up) + quantiles("stop to gone", down)
 
 
-MEASURES: list[Callable[[Sizes], Awaitable[list[Row]]]] = [round_trips, events, starts]
+MEASURES: list[Callable[[Sizes], Awaitable[list[Row]]]] = [leases, round_trips, events, starts]
 
 
 def show(row: Row) -> None:
