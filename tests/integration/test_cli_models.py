@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from serai.cli.main import main
-from support.process import ServerProcess, environment, serving
+from support.process import ServerProcess, environment, hears_ctrl_c, serving
 from support.waiting import wait_until
 
 DONE, REFUSED, WRONG_USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -262,4 +262,5 @@ def _talk(server: ServerProcess, *arguments: str, stdin: int = subprocess.PIPE) 
         stderr=subprocess.PIPE,
         text=True,
         env=environment(url=server.url, api_key=server.admin_key),
+        preexec_fn=hears_ctrl_c,  # noqa: PLW1509 - it does nothing but this
     )

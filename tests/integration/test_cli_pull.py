@@ -16,7 +16,7 @@ import pytest
 
 from serai.cli.main import main
 from support.hub_server import HubServer, safetensors
-from support.process import ServerProcess, environment
+from support.process import ServerProcess, environment, hears_ctrl_c
 from support.pulling_server import LLAMA, WEIGHTS, PullingServer, pulling_server, tiny_repos
 from support.waiting import wait_until
 
@@ -85,6 +85,7 @@ def following(
         stderr=subprocess.PIPE,
         text=True,
         env={**environment(url=server.url, api_key=server.key), "TERM": "xterm", "COLUMNS": "100"},
+        preexec_fn=hears_ctrl_c,  # noqa: PLW1509 - it does nothing but this
     )
     try:
         yield process

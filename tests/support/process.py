@@ -100,6 +100,11 @@ def serving(
             process.stderr.close()
 
 
+def hears_ctrl_c() -> None:
+    """Make a child hear SIGINT, which whatever runs in a shell's background is started without."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def run_serve(*arguments: str, seconds: float = 60, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run `serai serve` where it is to end by itself."""
     command = [sys.executable, "-m", "serai", "serve", *arguments]
