@@ -144,4 +144,6 @@ async def test_three_hundred_loads_leave_nothing_behind(runtime: Runtime) -> Non
     before = look()
     for number in range(300):
         await cycle(number)
-    assert look() == before
+    descriptors, families = look()
+    assert descriptors <= before[0]  # something from before the first look may have gone since
+    assert families == before[1]

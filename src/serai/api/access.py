@@ -25,6 +25,7 @@ from starlette.types import Scope
 from serai.api.body import check_text, parse_json
 from serai.api.origin import comes_from_here
 from serai.api.parts import Parts
+from serai.api.wire import OllamaErrorOut, OpenaiErrorOut
 from serai.audit import Actor
 from serai.auth.callers import NOBODY_ASKED
 from serai.auth.limits import Allowance
@@ -125,7 +126,7 @@ class Routes:
             module = endpoint.__module__.rpartition(".")[2]
             summary = (endpoint.__doc__ or "").partition("\n")[0]
             said = {"summary": summary, "operation_id": f"{module}_{endpoint.__name__}"}
-            described = {"methods": [method], "tags": [self._scope], **said, **options}
+            described = {"methods": [method], "tags": [self._scope], **said, **_errors_at(path), **options}
             app.router.add_api_route(path, endpoint, route_class_override=SecuredRoute, **described)
 
     def _collect(
@@ -141,6 +142,14 @@ class Routes:
             return endpoint
 
         return collect
+
+
+def _errors_at(path: str) -> dict[str, Any]:
+    """Return the form of errors at a path of another dialect, for the description of the API."""
+    for prefix, model in (("/v1/", OpenaiErrorOut), ("/api/", OllamaErrorOut)):
+        if path.startswith(prefix):
+            return {"responses": {"4XX": {"model": model}, "5XX": {"model": model}}}
+    return {}
 
 
 def unclassified(routes: list[BaseRoute]) -> list[str]:

@@ -55,6 +55,27 @@ class ErrorOut(Wire):
     error: Problem
 
 
+class OpenaiProblem(Wire):
+    """What went wrong, in OpenAI's words."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenaiErrorOut(BaseModel):
+    """An error as OpenAI's clients read it; some hold what was made so far besides."""
+
+    error: OpenaiProblem
+
+
+class OllamaErrorOut(BaseModel):
+    """An error as Ollama's clients read it."""
+
+    error: str
+
+
 class Page(Wire, Generic[Item]):
     """A page of a list; `next_cursor` is null on the last one."""
 
