@@ -50,6 +50,8 @@ class AdapterUse(msgspec.Struct, frozen=True, kw_only=True):
     """Two adapters with one id are the same file: digest, not name."""
     path: str
     scale: float = 1.0
+    name: str = ""
+    """What the version calls it; tasks that choose scales name it so."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,9 +16,12 @@ from serai.registry.source import PackageSource, RemoteSource, Source
 _ORDER = (
     ("vllm", "cuda", "it is the fastest on CUDA"),
     ("transformers", "cuda", "it runs every checkpoint on CUDA"),
+    ("diffusers", "cuda", "it runs every image pipeline on CUDA"),
     ("openvino-genai", "cpu", "it is the fastest on a CPU"),
     ("openvino", "cpu", "it runs networks on a CPU"),
+    ("openvino-image", "cpu", "it runs image pipelines on a CPU"),
     ("transformers", "cpu", "it runs every checkpoint anywhere"),
+    ("diffusers", "cpu", "it runs every image pipeline anywhere"),
     ("remote", "remote", "another server runs the model"),
     ("http", "remote", "another server runs the model"),
 )
@@ -26,7 +29,13 @@ _ORDER = (
 
 _SUFFIXES = {".xml": "ir", ".onnx": "onnx", ".tflite": "tflite", ".gguf": "gguf", ".safetensors": "safetensors"}
 
-_TASKS = {"chat": frozenset({"chat", "generate"}), "embedding": frozenset({"embed"})}
+_PICTURES = frozenset({"generate_image"})
+_TASKS = {
+    "chat": frozenset({"chat", "generate"}),
+    "embedding": frozenset({"embed"}),
+    "image-generation": _PICTURES,
+    "image-edit": _PICTURES,
+}
 _OTHER_TASKS = frozenset({"infer", "fetch"})
 
 

@@ -155,3 +155,26 @@ class HttpOptions(Options, frozen=True):
     """A server with an API of its own, which takes JSON and gives JSON."""
 
     max_concurrency: Annotated[int, Meta(ge=1, le=4096)] = 16
+
+
+class OpenvinoImageOptions(Options, frozen=True):
+    """Of image pipelines by OpenVINO."""
+
+    precision: Literal["", "f32", "bf16", "f16"] = ""
+    """Of the arithmetic; empty: f32, with which the same seed gives the same bytes on every CPU of a kind."""
+    max_runs: Annotated[int, Meta(ge=1, le=64)] = 8
+    """Runs that share the steps of the network."""
+
+
+class DiffusersOptions(Options, frozen=True):
+    """Of image pipelines by diffusers."""
+
+    dtype: Literal["", "float32", "bfloat16", "float16"] = ""
+    """Empty: bfloat16 on CUDA, float32 on a CPU."""
+    quantize: Literal["", "nf4", "int8", "fp8"] = ""
+    """Of the denoiser's weights, while they are loaded; CUDA only."""
+    offload: Literal["", "none", "model", "sequential"] = ""
+    """Empty: none if the memory that was reserved holds all, else model, else sequential."""
+    max_runs: Annotated[int, Meta(ge=1, le=64)] = 4
+    max_adapters: Annotated[int, Meta(ge=0, le=64)] = 8
+    """Adapters that stay loaded; the one used longest ago goes first."""

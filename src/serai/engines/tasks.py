@@ -112,7 +112,43 @@ class Fetch(Task, frozen=True, tag="fetch"):
     body: Mapping[str, Any]
 
 
-AnyTask = Generate | Chat | Infer | Embed | Fetch
+class GenerateImage(Task, frozen=True, kw_only=True, tag="generate_image"):
+    """Make pictures from a text; with `source` from a picture, with `mask` only where that is white.
+
+    Picture number i is drawn from the seed `seed + i`. Events: `Progress` of stage 'generating' after every
+    step (`done` of `total` in 'steps', `detail` {image, images}); `Media` 'preview' (a small WebP) now and
+    then; `Media` 'picture' for each that is ready, in order, a binary PPM (P6, 8 bits) or, from another
+    server, a PNG, JPEG or WebP; `Done` with `seeds`, `steps`, `timings` {prompt_s, denoising_s, decoding_s},
+    `device`, `batched` (whether it ever shared a step with another run) and, where another server tells any,
+    `usage` and `revised_prompt`.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    width: int
+    height: int
+    images: int = 1
+    steps: int
+    guidance_scale: float
+    """1 and less: none, and the negative prompt says nothing."""
+    seed: int
+    max_sequence_length: int | None = None
+    """Tokens of the prompt that count, where the model has a choice."""
+    source: Array | None = None
+    """uint8, height × width × 3: what to start from (image-to-image), or to edit (an editing model)."""
+    mask: Array | None = None
+    """uint8, height × width: 255 is painted anew, 0 stays. Only with `source`."""
+    strength: float = 0.8
+    """Of image-to-image: 1 forgets the source, little changes little. The share of the steps that are made."""
+    adapter_scales: Mapping[str, float] = {}
+    """By an adapter's name; those not named keep the scale that the version gives them."""
+    reproducible: bool = False
+    """Never share a batch with another run: the same task gives the same bytes."""
+    preview_steps: int = 0
+    """A preview after every so many steps; 0: none."""
+
+
+AnyTask = Generate | Chat | Infer | Embed | Fetch | GenerateImage
 
 
 def name_of(task: AnyTask) -> str:

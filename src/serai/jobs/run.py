@@ -169,7 +169,10 @@ class Run:
             _log.error("runner_ignores_cancel", **self.job.log_context)
 
     async def _settle(self, work: "asyncio.Task[Final]") -> None:
-        outcome = Outcome(events=self._pending, digests=self._context.digests, decision=self._context.decision)
+        context = self._context
+        outcome = Outcome(
+            events=self._pending, digests=context.digests, decision=context.decision, writes=context.writes
+        )
         final = self._final(work)
         if self._why == "lost":
             _log.warning("claim_lost", **self.job.log_context)

@@ -14,6 +14,9 @@ from serai.errors import ConfigurationError, InvalidInput
 from serai.events import Event
 from serai.ids import NewId
 from serai.jobs.model import DEFAULT_PRIORITY, PRIORITIES, Job, NewJob, Reason, UnknownJobKind, check_json
+from serai.storage.database import Connection
+
+Write = Callable[[Connection, Job], None]
 
 MAX_KEY_LENGTH = 255
 MAX_URL_LENGTH = 2048
@@ -38,6 +41,7 @@ class JobContext:
         self.payload = job.payload
         self.digests: list[str] = []
         self.decision: Mapping[str, Any] | None = None
+        self.writes: list[Write] = []
         self.has_folder = False
         self._folder = folder
         self._touch = touch
@@ -52,6 +56,13 @@ class JobContext:
     def keep(self, digest: str) -> None:
         """Have the blob kept for the job's owner: linked in the transaction that finishes the job, or never."""
         self.digests.append(digest)
+
+    def write(self, function: Write) -> None:
+        """Have rows written in the transaction that finishes the job, or never; called with the finished job.
+
+        The blobs that they name need no `keep`, if the function links them itself.
+        """
+        self.writes.append(function)
 
     def touch(self, *, budget_s: float | None = None) -> None:
         """Tell that work goes on where there is no event to say so; `budget_s`: for the phase that begins."""

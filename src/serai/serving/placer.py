@@ -50,6 +50,7 @@ def _find(version: Version, weights: Weights) -> Found:
             id=adapter_id(version, adapter),
             path=str(weights.locate_adapter(version, adapter)),
             scale=adapter.scale,
+            name=adapter.id,
         )
         for adapter in version.adapters
     )

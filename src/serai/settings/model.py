@@ -206,6 +206,17 @@ class Settings(BaseModel):
     )
     pull_partial_days: float = Field(7, gt=0, le=3650, description="How long parts of abandoned pulls are kept.")
 
+    # Pictures
+    image_concurrency: int = Field(
+        8, ge=1, le=256, description="Jobs that make pictures at the same time; those of one model share its steps."
+    )
+    image_max_queued: Count = Field(1000, description="Such jobs that may wait; further ones are refused with 503.")
+    image_metadata: Literal["on", "off"] = Field(
+        "on", description="Whether what made a picture is written into its file.")
+    image_retention_days: float | None = Field(
+        None, gt=0, le=36_500, description="How long pictures are kept that are no favourites; for ever if not given.", examples=[365]
+    )
+
     # Jobs
     job_concurrency: int = Field(2, ge=1, le=1000, description="Jobs without a model that run at the same time.")
     job_max_queued: Count = Field(10_000, description="Jobs that may wait; further ones are refused with 503.")

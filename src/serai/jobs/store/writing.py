@@ -1,6 +1,6 @@
 """Every change of a job. What follows a claim is fenced: it names the claim, or it changes nothing."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,6 +57,8 @@ class Outcome:
     events: Sequence[Event] = ()
     digests: Sequence[str] = ()
     decision: Mapping[str, Any] | None = None
+    writes: Sequence[Callable[[Connection, Job], None]] = ()
+    """What else is written if, and only if, the job ends with its result."""
 
 
 NOTHING_ELSE = Outcome()
@@ -220,6 +222,8 @@ def finish(
     if job is None:  # the claim is lost, or a cancel was asked for
         return end_cancelled(connection, clock, held(connection, job_id, token), outcome.events)
     _link_blobs(connection, job, outcome.digests)
+    for write in outcome.writes:
+        write(connection, job)
     return job
 
 

@@ -226,7 +226,7 @@ class LoopChannel(Generic[M]):
                 data = data[self._connection.send(data) :]
 
     async def _send_file(self, payload: bytes) -> None:
-        with await to_thread.run_sync(memory_file, payload) as file:
+        with await _written(payload) as file:
             while self._is_open:
                 try:
                     socket.send_fds(self._connection, [header_of_file(len(payload))], [file.fileno()])
@@ -235,6 +235,27 @@ class LoopChannel(Generic[M]):
                 else:
                     self._lent.add(len(payload))
                     return
+
+
+async def _written(payload: bytes) -> FileIO:
+    """Return a memory file that holds the payload; nothing of it is left when the call is cancelled meanwhile."""
+    made: list[FileIO] = []
+    is_wanted = True
+
+    def write() -> None:
+        file = memory_file(payload)
+        made.append(file)
+        if not is_wanted:
+            file.close()
+
+    try:
+        await to_thread.run_sync(write)
+    except BaseException:
+        is_wanted = False
+        for file in made:
+            file.close()
+        raise
+    return made[0]
 
 
 def _content(payload: bytes | FileIO) -> bytes:
