@@ -1,8 +1,8 @@
 """How much may be asked: requests and model tokens per key, requests per address (library: limits).
 
-Counted in memory, or in Redis where several servers share the counts. While Redis does not answer,
-each server counts for itself: callers are neither locked out nor let loose, and nobody waits for it
-except for one attempt a second.
+Counted in memory (`serai.auth.windows`), or in Redis where several servers share the counts. While
+Redis does not answer, each server counts for itself: callers are neither locked out nor let loose, and
+nobody waits for it except for one attempt a second.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ from typing import Any
 
 import structlog
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.storage import RedisStorage, Storage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 from serai.auth.policy import Caller
+from serai.auth.windows import Stats, Windows
 from serai.clock import Clock
 from serai.errors import RateLimited
 
@@ -58,7 +59,7 @@ class Limiter:
         self._defaults = defaults
         self._clock = clock
         self._enabled = enabled
-        self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._local = Windows(clock.monotonic)
         self._pool = _redis_pool(redis_url) if redis_url else None
         self._shared = SlidingWindowCounterRateLimiter(_shared_storage(self._pool)) if self._pool else None
         self._retry_at = 0.0
@@ -95,7 +96,7 @@ class Limiter:
             item = RateLimitItemPerMinute(caller.limits.tokens_per_minute or self._defaults.tokens_per_minute)
             # The library counts nothing of a cost that goes over: what is left of the window is used up instead.
             if not await self._ask("hit", item, "tokens", caller.limit_id, cost=min(tokens, item.amount)):
-                left = (await self._ask("get_window_stats", item, "tokens", caller.limit_id)).remaining
+                left = (await self._stats(item, "tokens", caller.limit_id)).remaining
                 if left:
                     await self._ask("hit", item, "tokens", caller.limit_id, cost=left)
 
@@ -121,9 +122,16 @@ class Limiter:
         return min(allowances, key=lambda allowance: allowance.remaining)
 
     async def _allowance(self, item: RateLimitItem, *names: str) -> Allowance:
-        stats = await self._ask("get_window_stats", item, *names)
-        reset = max(0.0, stats.reset_time - self._clock.now().timestamp())
-        return Allowance(limit=item.amount, remaining=max(0, stats.remaining), reset_s=min(reset, item.get_expiry()))
+        stats = await self._stats(item, *names)
+        return Allowance(
+            limit=item.amount, remaining=max(0, stats.remaining), reset_s=min(stats.reset_s, item.get_expiry())
+        )
+
+    async def _stats(self, item: RateLimitItem, *names: str) -> Stats:
+        found = await self._ask("get_window_stats", item, *names)
+        if isinstance(found, Stats):
+            return found
+        return Stats(found.remaining, max(0.0, found.reset_time - self._clock.now().timestamp()))
 
     async def _refusal(self, item: RateLimitItem, *names: str) -> RateLimited:
         allowance = await self._allowance(item, *names)
@@ -145,7 +153,7 @@ class Limiter:
             else:
                 self._shared_failed = False
                 return answer
-        return await getattr(self._local, method)(item, *names, **options)
+        return getattr(self._local, "stats" if method == "get_window_stats" else method)(item, *names, **options)
 
 
 def _network(address: str) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
@@ -70,7 +70,7 @@ class Course:
         self._parts = parts
         self._channel = channel
         self._deadline = deadline
-        self._placements: list[Placement] = []
+        self._placements: Sequence[Placement] = ()
         self._task: AnyTask | None = None
         """For the first of the placements."""
         self._began = self.opened
@@ -145,7 +145,7 @@ class Course:
     async def _place(self) -> None:
         parts, candidate = self._parts, self.plan.candidate
         self._began = parts.clock.monotonic()
-        self._placements, self._task, self.placement = [], None, None
+        self._placements, self._task, self.placement = (), None, None
         self._is_running = False
         if not parts.standing.begin(candidate.key, self._began):
             wait = parts.standing.situation(self._began).blocked_for(candidate.key)

@@ -1,7 +1,8 @@
 """Finding a version's weights and placing it, remembered until the version changes."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from serai.engines.base import AdapterUse
@@ -14,6 +15,17 @@ from serai.serving.placing import Found, Machine, Placement, needs_weights, plac
 from serai.serving.weights import Weights, adapter_id
 
 _REMEMBERED: Final = 1024
+_REMEMBERED_NEEDS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was found of a version, and how it is placed, by what calls need of the engine."""
+
+    version: Version
+    task: str
+    found: Found
+    placements: dict[frozenset[str], Sequence[Placement]] = field(default_factory=dict)
 
 
 class Placer:
@@ -22,22 +34,28 @@ class Placer:
     def __init__(self, machine: Machine, weights: Weights) -> None:
         self._machine = machine
         self._weights = weights
-        self._found: dict[Key, tuple[Version, Found]] = {}
+        self._known: dict[Key, _Known] = {}
 
-    async def place(self, candidate: Candidate, needs: Collection[str] = ()) -> list[Placement]:
+    async def place(self, candidate: Candidate, needs: Collection[str] = ()) -> Sequence[Placement]:
         """Return the ways to run a candidate, best first. Raises ModelNotPulled, and what `placing.place` raises."""
-        known = self._found.get(candidate.key)
-        if known is None or known[0] is not candidate.version:
+        known = self._known.get(candidate.key)
+        if known is None or known.version is not candidate.version or known.task != candidate.model.task:
             version = candidate.version
             found = await asyncio.to_thread(_find, version, self._weights) if _reads_disk(version) else Found()
-            if len(self._found) >= _REMEMBERED:
-                self._found.clear()
-            known = self._found[candidate.key] = (version, found)
-        return place(candidate, self._machine, known[1], needs=needs)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            known = self._known[candidate.key] = _Known(version, candidate.model.task, found)
+        asked = frozenset(needs)
+        placements = known.placements.get(asked)
+        if placements is None:
+            placements = place(candidate, self._machine, known.found, needs=asked)
+            if len(known.placements) < _REMEMBERED_NEEDS:
+                known.placements[asked] = placements
+        return placements
 
     def forget(self, key: Key) -> None:
         """Look for the weights again next time: a load has failed."""
-        self._found.pop(key, None)
+        self._known.pop(key, None)
 
 
 def _reads_disk(version: Version) -> bool:

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from typing import Final
 
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
@@ -36,7 +37,14 @@ _SECRET_TEXT: Final = (
     ),
 )
 
+_MAY_BE_SECRET = re.compile(
+    r"sk-|hf_|gh[pousr]_|eyj|\$argon2|bearer|basic|://|authorization|cookie|password|passphrase|secret|token|api[_-]?key",
+    re.IGNORECASE,
+)
+"""Something of every pattern above: most texts have none of it, and one look is all they cost."""
 
+
+@lru_cache(maxsize=1024)
 def is_secret_name(name: str) -> bool:
     """Say whether a field of this name holds a secret: `X-Api-Key`, `accessToken`; not `max_tokens`."""
     return _SECRET_NAME.search(_WORD_BREAK.sub("_", name).lower()) is not None
@@ -45,8 +53,9 @@ def is_secret_name(name: str) -> bool:
 def redact_text(text: str, limit: int = MAX_TEXT) -> str:
     """Return `text`, at most about `limit` characters of it, with what looks like a secret as stars."""
     shown = text[:limit]
-    for pattern, replacement in _SECRET_TEXT:
-        shown = pattern.sub(replacement, shown)
+    if _MAY_BE_SECRET.search(shown):
+        for pattern, replacement in _SECRET_TEXT:
+            shown = pattern.sub(replacement, shown)
     return shown if len(text) <= limit else f"{shown}… ({len(text)} characters)"
 
 
