@@ -63,7 +63,10 @@ def start_background(stack: AsyncExitStack, parts: Parts, sweep_models: Callable
 
 
 def _pinner(parts: Parts) -> Callable[[], Awaitable[object]]:
-    """Return what loads and pins the models of pinned services: when the registry changed, and now and then."""
+    """Return what brings memory in line with the registry: when that changed, and now and then.
+
+    Models of pinned services are loaded and pinned; those of deleted versions are unloaded.
+    """
     seen: object = None
     due = 0.0
 
@@ -72,6 +75,7 @@ def _pinner(parts: Parts) -> Callable[[], Awaitable[object]]:
         snapshot, now = await parts.registry.current(), parts.clock.monotonic()
         if snapshot is not seen or now >= due:
             seen, due = snapshot, now + _PINNED_AGAIN_S
+            await parts.serving.residency.unload_deleted()
             await parts.serving.residency.keep_pinned(timeout_s=parts.settings.load_timeout_s)
 
     return keep_pinned

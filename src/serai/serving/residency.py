@@ -1,12 +1,13 @@
 """What is in memory on purpose: loading, unloading and pinning by name, and what is loaded for whom."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import structlog
 
 from serai.clock import Clock
+from serai.engines.catalogue import RESERVATION
 from serai.errors import SeraiError
 from serai.registry.failure import failure_of
 from serai.registry.plan import Request
@@ -129,6 +130,14 @@ class Residency:
             self._runtime.pin(unit, pinned=False)
         self._pinned = wanted
 
+    async def unload_deleted(self) -> None:
+        """Unload what is idle and was only used by versions that were deleted since: nobody can ask for it again."""
+        snapshot = await self._registry.current()
+        for one in self._runtime.loaded():
+            is_model = one.names and one.engine != RESERVATION
+            if is_model and not one.in_flight and not _in_memory(snapshot, one, {}).versions:
+                await self._runtime.unload(one.unit)
+
     async def _lease(self, placement: Placement, keep_alive: float | None, timeout_s: float) -> Loaded:
         if placement.claim is None:
             raise NotInMemory("The model runs on another server.")
@@ -183,7 +192,7 @@ def _reached(snapshot: RegistrySnapshot, service: Service) -> Iterable[Candidate
             yield candidate
 
 
-def _in_memory(snapshot: RegistrySnapshot, loaded: Loaded, services: dict[str, set[str]]) -> InMemory:
+def _in_memory(snapshot: RegistrySnapshot, loaded: Loaded, services: Mapping[str, set[str]]) -> InMemory:
     def exists(name: str) -> bool:
         model, _, version = name.partition("@")
         entry = snapshot.models.get(model)

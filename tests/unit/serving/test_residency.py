@@ -137,6 +137,18 @@ async def test_pinned_services_are_kept_in_memory(stage: Stage) -> None:
     assert {one.names: one.pinned for one in stage.runtime.loaded()} == {("a@1.0.0",): False, ("b@1.0.0",): True}
 
 
+async def test_what_was_deleted_leaves_memory(stage: Stage) -> None:
+    """As soon as nobody uses it; what a version that exists has used, and a reservation, stay."""
+    for name in ("kept", "gone"):
+        stage.fake(name)
+        await stage.serving.preload(name, keep_alive=-1, timeout_s=PATIENT_S)
+    await stage.serving.residency.unload_deleted()
+    assert names(stage) == [("kept@1.0.0",), ("gone@1.0.0",)]
+    stage.desk.do(releases.delete_model, "gone", force=True)
+    await stage.serving.residency.unload_deleted()
+    assert names(stage) == [("kept@1.0.0",)]
+
+
 async def test_versions_with_other_adapters_share_what_is_in_memory(sqlite: Database, tmp_path: Path) -> None:
     """One unit serves both; each answer is that of its own adapter."""
     async with staged(sqlite, tmp_path) as stage:
