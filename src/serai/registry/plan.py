@@ -131,15 +131,20 @@ def give_up(plan: Plan, failure: Failure, *, error: str = "", ms: float = 0.0) -
     return _decision(plan, _failed_outcome(failure), error or failure.value, ms)
 
 
-def explain(plan: Plan) -> str:
-    """Return plain sentences: who answers and why, and each other candidate and why not."""
+def explain(plan: Plan, outcome: Outcome = Outcome.SELECTED, error: str | None = None) -> str:
+    """Return plain sentences: who answers and why, and each other candidate and why not.
+
+    `outcome`: how it went with the current candidate; `error` why not well.
+    """
     step = plan.steps[plan.position]
-    sentences = [_headline(plan, step)]
+    sentences = [_headline(plan, step, outcome)]
     if plan.policy and (plan.position == 0 or plan.reason is Reason.AUTO_POLICY):
         sentences.append(plan.policy)
     sentences += [_told(link) for link in plan.links]
     waiting = [other.name for other in plan.steps[plan.position + 1 :]]
-    if waiting:
+    if error is not None:
+        sentences.append(f"It failed: {error}.")
+    elif waiting and outcome is Outcome.SELECTED:
         sentences.append(f"If it fails, next in order: {', '.join(waiting)}.")
     return " ".join(sentences)
 
@@ -153,9 +158,10 @@ _HEADLINES = {
 }
 
 
-def _headline(plan: Plan, step: Step) -> str:
+def _headline(plan: Plan, step: Step, outcome: Outcome) -> str:
     because = _HEADLINES.get(plan.current_reason, f"it is {step.origin}")
-    return f"{step.name} answers: {because}" + (f"; it is {step.origin}." if plan.position else ".")
+    verb = "answers" if outcome in (Outcome.SELECTED, Outcome.SERVED) else "was to answer"
+    return f"{step.name} {verb}: {because}" + (f"; it is {step.origin}." if plan.position else ".")
 
 
 def _told(link: ChainLink) -> str:
@@ -256,7 +262,7 @@ def _decision(plan: Plan, outcome: Outcome, error: str | None, ms: float) -> Dec
         version=version,
         service=plan.service,
         reason=plan.current_reason,
-        explanation=explain(plan),
+        explanation=explain(plan, outcome, error),
         chain=(*plan.links, _link(plan, outcome, error, ms)),
         warnings=(*plan.warnings, *plan.candidate.warnings, *_missing_warning(plan.candidate)),
     )

@@ -156,6 +156,13 @@ def test_the_explanation_is_honest_at_every_stage() -> None:
         "b@1.0.0 answers: a candidate before it failed; it is in the fallback chain of s. "
         "a@1.0.0 failed: its files are damaged. If it fails, next in order: c@1.0.0."
     )
+    assert finish(second, 12.0).explanation == (
+        "b@1.0.0 answers: a candidate before it failed; it is in the fallback chain of s. "
+        "a@1.0.0 failed: its files are damaged."
+    )
+    assert give_up(plan, Failure.CRASH, error="it broke after its first words").explanation == (
+        "a@1.0.0 was to answer: it is the binding of s. It failed: it broke after its first words."
+    )
 
 
 def test_the_record_has_the_names_of_the_specification() -> None:
