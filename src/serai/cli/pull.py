@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
@@ -31,7 +31,7 @@ def pull(
         return
     tell = _print_json if options_of(context).as_json else _draw if sys.stdout.isatty() else _print_stages
     try:
-        last = tell(_forward(client.events(f"/jobs/{accepted['job_id']}/events")))
+        last = tell(client.events(f"/jobs/{accepted['job_id']}/events"))
     except KeyboardInterrupt:
         typer.echo(f"The pull goes on; 'serai jobs cancel {accepted['job_id']}' ends it.", err=True)
         raise
@@ -39,21 +39,6 @@ def pull(
         raise Refused(f"{last['message']} [{last['code']}]", hint=last["hint"])
     if not options_of(context).as_json:
         show(context, last["result"])
-
-
-def _forward(events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Leave out what tells of something earlier: a job's stored events repeat what was shown live."""
-    from serai.pulls.model import Stage
-
-    order = {stage: number for number, stage in enumerate(get_args(Stage))}
-    told = (0, 0.0)
-    for event in events:
-        if event["type"] == "progress" and event["stage"] in order:
-            place = (order[event["stage"]], event["fraction"])
-            if place < told:
-                continue
-            told = place
-        yield event
 
 
 def _print_json(events: Iterator[dict[str, Any]]) -> dict[str, Any]:

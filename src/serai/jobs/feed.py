@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 
-from serai.events import Event, Text
+from serai.events import Done, Event, Failed, Text
 from serai.jobs import store
 from serai.jobs.model import TERMINAL
 from serai.jobs.spool import Spool
@@ -17,22 +17,29 @@ LIVE_EVENTS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Followed:
-    """One event. `seq` is the number of a stored one (the `id:` of SSE), None for a live one.
-
-    A stored event may repeat the live one before it.
-    """
+    """One event. `seq` is the number of a stored one (the `id:` of SSE), None for a live one."""
 
     seq: int | None
     event: Event
+    was_shown: bool = False
+    """It is stored by now, and came before as a live one: only its number is news."""
 
 
 @dataclass(slots=True, eq=False)
 class _Follower:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     live: deque[Event] = field(default_factory=lambda: deque(maxlen=LIVE_EVENTS))
+    shown: deque[Event] = field(default_factory=lambda: deque(maxlen=LIVE_EVENTS))
+    """Live ones that it was given and that are not stored yet, as far as it knows."""
     is_behind: bool = True  # stored events may be there that it has not read
     spool: Spool | None = None
     offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    spool: Spool
+    unstored: Callable[[], Iterable[Event]]
 
 
 class Feed:
@@ -41,7 +48,7 @@ class Feed:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._followers: dict[str, set[_Follower]] = {}
-        self._spools: dict[str, Spool] = {}
+        self._runs: dict[str, _Run] = {}
         self._unsubscribe: Callable[[], None] = _nothing
 
     def open(self) -> None:
@@ -57,9 +64,9 @@ class Feed:
         """Hear no more."""
         self._unsubscribe()
 
-    def begin(self, job_id: str, spool: Spool) -> None:
-        """A run of the job starts here and streams its text into `spool`."""
-        self._spools[job_id] = spool
+    def begin(self, job_id: str, spool: Spool, unstored: Callable[[], Iterable[Event]] = tuple) -> None:
+        """A run of the job starts here and streams its text into `spool`; `unstored` is what it still has to store."""
+        self._runs[job_id] = _Run(spool, unstored)
         for follower in self._followers.get(job_id, ()):
             follower.spool, follower.offset = spool, 0
 
@@ -72,8 +79,9 @@ class Feed:
 
     def end(self, job_id: str, spool: Spool) -> None:
         """The run is over; its text can be had no longer."""
-        if self._spools.get(job_id) is spool:
-            del self._spools[job_id]
+        run = self._runs.get(job_id)
+        if run is not None and run.spool is spool:
+            del self._runs[job_id]
 
     async def follow(self, job_id: str, *, owner_id: str | None, after: int | None) -> AsyncGenerator[Followed, None]:
         """Yield the job's events after number `after` (None: all that are kept), then as they come, to its end.
@@ -81,24 +89,31 @@ class Feed:
         The last one is `Done` or `Failed`. Raises JobNotFound, EventsGone, InvalidInput. Closing it
         stops the looking, never the job.
         """
-        follower = _Follower(spool=self._spools.get(job_id))
+        run = self._runs.get(job_id)
+        follower = _Follower() if run is None else _Follower(spool=run.spool)
+        if run is not None and after is None:
+            follower.live.extend(run.unstored())
         self._followers.setdefault(job_id, set()).add(follower)
         try:
             while True:
                 page = await self._read_stored(follower, job_id, owner_id, after)
-                async for live in self._drain(follower):
+                for stored in () if page is None else page.events:
+                    # What is stored and was not shown is older than what waits here, but the end is the last of all.
+                    is_last = isinstance(stored.event, Done | Failed)
+                    if is_last or stored.event in follower.live:
+                        async for live in self._drain(follower, None if is_last else stored.event):
+                            yield Followed(seq=None, event=live)
+                    after = stored.seq
+                    yield Followed(seq=stored.seq, event=stored.event, was_shown=_take_shown(follower, stored.event))
+                if page is not None and page.status in TERMINAL and (after or 0) >= page.last_seq:
+                    return
+                async for live in self._drain(follower, None):
                     yield Followed(seq=None, event=live)
                 if page is None:
                     await follower.wake.wait()
                     follower.wake.clear()
-                    continue
-                for stored in page.events:
-                    after = stored.seq
-                    yield Followed(seq=stored.seq, event=stored.event)
-                if (after or 0) < page.last_seq:
+                elif (after or 0) < page.last_seq:
                     follower.is_behind = True
-                elif page.status in TERMINAL:
-                    return
         finally:
             self._forget(job_id, follower)
 
@@ -110,10 +125,14 @@ class Feed:
         follower.is_behind = False
         return await self._database.read(store.events, job_id, owner_id=owner_id, after=after)
 
-    async def _drain(self, follower: _Follower) -> AsyncGenerator[Event, None]:
-        """Yield the live events that wait, and the text that was streamed meanwhile."""
+    async def _drain(self, follower: _Follower, until: Event | None) -> AsyncGenerator[Event, None]:
+        """Yield the live events that wait, up to `until`; without that, the text that was streamed meanwhile, too."""
         while follower.live:
-            yield follower.live.popleft()
+            event = follower.live.popleft()
+            follower.shown.append(event)
+            yield event
+            if event == until:
+                return
         spool = follower.spool
         while spool is not None and follower.spool is spool and follower.offset < spool.size:
             for end, event in await spool.read(follower.offset):
@@ -134,6 +153,15 @@ class Feed:
         followers.discard(follower)
         if not followers:
             del self._followers[job_id]
+
+
+def _take_shown(follower: _Follower, event: Event) -> bool:
+    """Say whether the follower was given the event live; of those before it none will be stored any more."""
+    if event not in follower.shown:
+        return False
+    while follower.shown.popleft() != event:
+        pass
+    return True
 
 
 def _nothing() -> None:

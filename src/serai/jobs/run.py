@@ -85,7 +85,7 @@ class Run:
 
     async def execute(self) -> None:
         """Run to the end. Raises nothing but CancelledError."""
-        self._parts.feed.begin(self.job.id, self._spool)
+        self._parts.feed.begin(self.job.id, self._spool, lambda: self._pending)
         work = asyncio.create_task(self._work(), name=f"work {self.job.id}")
         recorder = asyncio.create_task(self._record(), name=f"record {self.job.id}")
         try:

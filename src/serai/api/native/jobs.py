@@ -10,12 +10,14 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from serai.api.access import Routes, actor_of, caller_of, is_rehearsal, parts_of
-from serai.api.changes import Rehearsed, change
+from serai.api.access import Routes, actor_of, caller_of, parts_of
+from serai.api.changes import change
+from serai.api.enqueue import enqueue as enqueue_job
+from serai.api.enqueue import one_key, prepare
 from serai.api.streams import SSE_TYPE, sse, with_heartbeat
 from serai.api.wire import Cursor, Limit, Moment, Page, Wire, place_of, token_of
 from serai.audit import Actor, record
-from serai.auth.policy import ANY_SCOPE, Caller, Role, check_access
+from serai.auth.policy import Caller, Role
 from serai.errors import InvalidInput
 from serai.jobs import store
 from serai.jobs.model import DEFAULT_PRIORITY, Job
@@ -23,9 +25,6 @@ from serai.jobs.webhooks import owner_secret
 from serai.storage.database import Connection
 
 routes = Routes("jobs")
-
-LEAST_ROLES = {"pull": Role.MODERATOR}
-"""Kinds of job that not every user may enqueue."""
 
 JobId = Annotated[str, Path(max_length=64)]
 StatusName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -78,28 +77,20 @@ async def enqueue(
     request: Request, body: JobIn, idempotency_key: Annotated[str | None, Header(max_length=255)] = None
 ) -> Accepted:
     """Enqueue a job. It survives restarts, and runs until it ends, is cancelled, or gives up."""
-    if idempotency_key is not None and body.idempotency_key not in (None, idempotency_key):
-        raise InvalidInput.at("idempotency_key", "and the header Idempotency-Key differ")
-    return await accept(request, body, idempotency_key=body.idempotency_key or idempotency_key)
+    return await accept(request, body, idempotency_key=one_key(body.idempotency_key, idempotency_key))
 
 
 async def accept(request: Request, body: JobIn, *, idempotency_key: str | None) -> Accepted:
     """Enqueue a job for the caller. Raises Forbidden where its kind asks for a higher role."""
-    parts, caller = parts_of(request), caller_of(request)
-    check_access(caller, LEAST_ROLES.get(body.kind, Role.USER), ANY_SCOPE)
-    new = parts.runners.prepare(
-        kind=body.kind,
-        payload=body.payload,
-        owner_id=caller.user_id,
-        new_id=parts.new_id,
+    new = prepare(
+        request,
+        body.kind,
+        body.payload,
         priority=body.priority,
         idempotency_key=idempotency_key,
         webhook_url=body.webhook_url,
     )
-    if is_rehearsal(request):
-        raise Rehearsed.of("jobs.enqueue", "job", new.id, after={"kind": new.kind, "priority": new.priority})
-    job = await parts.writes.run(store.enqueue, parts.clock, new)
-    return _accepted(job)
+    return _accepted(await enqueue_job(request, new))
 
 
 @routes.get("/jobs", access=Role.VIEWER)
@@ -169,7 +160,8 @@ async def events(
     async def frames() -> AsyncGenerator[bytes, None]:
         async with aclosing(parts.feed.follow(job_id, owner_id=owner, after=start)) as followed:
             async for entry in followed:
-                yield sse(entry.event, entry.seq)
+                # A browser keeps the number of a frame without data, and tells nobody of it.
+                yield b"id: %d\n\n" % entry.seq if entry.was_shown else sse(entry.event, entry.seq)
 
     headers = {"x-accel-buffering": "no"}
     return StreamingResponse(with_heartbeat(frames(), until=parts.stopping), media_type=SSE_TYPE, headers=headers)

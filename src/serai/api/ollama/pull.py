@@ -61,7 +61,8 @@ async def pull(request: Request, body: OllamaPullIn) -> Response:
 async def _told(parts: Parts, job_id: str, owner_id: str) -> AsyncGenerator[Event, None]:
     async with aclosing(parts.feed.follow(job_id, owner_id=owner_id, after=None)) as followed:
         async for entry in followed:
-            yield entry.event
+            if not entry.was_shown:
+                yield entry.event
 
 
 async def _last(events: AsyncGenerator[Event, None]) -> Event | None:
