@@ -90,11 +90,21 @@ def test_a_fresh_schema_is_the_migrated_one(empty: Database) -> None:
     assert empty.run_sync(described) == fresh
 
 
+@pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index:UserWarning")
 def test_autogenerate_has_nothing_to_add(database: Database) -> None:
     """Alembic finds no difference between the code's tables and the migrated ones."""
 
+    def is_compared(name: str | None, kind: str, _: object) -> bool:
+        # A full text index is made of tables on SQLite, and described by the test above.
+        return kind != "table" or not (name or "").startswith("picture_search")
+
     def differences(connection: Connection) -> list[Any]:
-        options = {"compare_type": True, "compare_server_default": True, "target_metadata": metadata}
+        options = {
+            "compare_type": True,
+            "compare_server_default": True,
+            "target_metadata": metadata,
+            "include_name": is_compared,
+        }
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
     assert database.run_sync(differences) == []

@@ -106,11 +106,16 @@ class Stream:
 
     async def first_text(self) -> str:
         """Return the first text; fail where there is an error before, or none at all."""
+        async for text in self.texts():
+            return text
+        raise AssertionError("the stream ended without text")
+
+    async def texts(self) -> AsyncIterator[str]:
+        """Yield each text as it comes; fail at an error."""
         async for frame in self.frames():
             assert self._dialect.error(frame) is None, frame
             if text := self._dialect.text(frame):
-                return text
-        raise AssertionError("the stream ended without text")
+                yield text
 
     async def rest(self) -> tuple[str, list[Any]]:
         """Return the text from here to the end, and the errors that were told."""

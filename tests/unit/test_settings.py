@@ -317,3 +317,10 @@ def test_a_table_is_written_in_one_variable() -> None:
     """SERAI_MODEL_ROOTS holds name=path, separated by commas."""
     found = load({"SERAI_MODEL_ROOTS": "disk=/srv/models, usb = /mnt/usb"})
     assert found.model_roots == {"disk": Path("/srv/models"), "usb": Path("/mnt/usb")}
+
+
+@pytest.mark.parametrize("text", ["disk", "=/srv", "disk=", '{"disk": "/srv"}', '{"disk": "a=b"}'])
+def test_a_table_of_another_form_is_refused(text: str) -> None:
+    """The error names the variable and says how it is written."""
+    with pytest.raises(ConfigurationError, match="SERAI_MODEL_ROOTS is written name=value"):
+        load({"SERAI_MODEL_ROOTS": text})

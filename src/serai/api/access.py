@@ -126,7 +126,8 @@ class Routes:
             module = endpoint.__module__.rpartition(".")[2]
             summary = (endpoint.__doc__ or "").partition("\n")[0]
             said = {"summary": summary, "operation_id": f"{module}_{endpoint.__name__}"}
-            described = {"methods": [method], "tags": [self._scope], **said, **_errors_at(path), **options}
+            described = {"methods": [method], "tags": [self._scope], **said, **options}
+            described["responses"] = {**_errors_at(path), **options.get("responses", {})}
             app.router.add_api_route(path, endpoint, route_class_override=SecuredRoute, **described)
 
     def _collect(
@@ -144,11 +145,11 @@ class Routes:
         return collect
 
 
-def _errors_at(path: str) -> dict[str, Any]:
+def _errors_at(path: str) -> dict[int | str, Any]:
     """Return the form of errors at a path of another dialect, for the description of the API."""
     for prefix, model in (("/v1/", OpenaiErrorOut), ("/api/", OllamaErrorOut)):
         if path.startswith(prefix):
-            return {"responses": {"4XX": {"model": model}, "5XX": {"model": model}}}
+            return {"4XX": {"model": model}, "5XX": {"model": model}}
     return {}
 
 

@@ -7,7 +7,7 @@ and where nothing is streamed too.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Coroutine, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -109,6 +109,13 @@ async def begun(request: Request, reply: Reply) -> None:
         raise
 
 
+class Closes(Protocol):
+    """What goes on behind a stream."""
+
+    async def aclose(self) -> None:
+        """Stop it, if it goes on."""
+
+
 class Live(Response):
     """A streamed answer. When its client leaves, `chunks` and `reply` are closed; heartbeats fill its silence.
 
@@ -120,7 +127,7 @@ class Live(Response):
         chunks: AsyncGenerator[bytes, None],
         headers: Mapping[str, str],
         *,
-        reply: Reply | None = None,
+        reply: Closes | None = None,
         media_type: str = SSE_TYPE,
         heartbeat: bytes | None = HEARTBEAT,
         every_s: float = HEARTBEAT_S,

@@ -23,9 +23,13 @@ from serai.api.native import (
     audit,
     docs,
     files,
+    image_paths,
+    image_queue,
+    images,
     jobs,
     keys,
     models,
+    prompts,
     pulls,
     runtime,
     secrets,
@@ -43,6 +47,8 @@ from serai.telemetry.metrics import Metrics
 ALL: tuple[Routes, ...] = (
     *chat_routes.ROUTES,  # looked at first: they are called most
     *(module.routes for module in (system, docs, users, keys, files, jobs, models, runtime)),
+    *(module.routes for module in (images, image_queue, prompts)),
+    *image_paths.routes,
     *admin.routes,  # before the services, whose ids stand in the same place
     *(module.routes for module in (services, pulls, audit, secrets)),
 )

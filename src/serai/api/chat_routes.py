@@ -7,6 +7,8 @@ from serai.api.ollama import models as ollama_models
 from serai.api.ollama import pull as ollama_pull
 from serai.api.openai import chat as openai_chat
 from serai.api.openai import embeddings as openai_embeddings
+from serai.api.openai import images as openai_images
+from serai.api.openai import images_urls as openai_images_urls
 from serai.api.openai import models as openai_models
 from serai.api.openai import responses as openai_responses
 
@@ -15,6 +17,8 @@ ROUTES: tuple[Routes, ...] = (
     sessions.routes,
     openai_chat.routes,
     openai_embeddings.routes,
+    openai_images.routes,
+    openai_images_urls.routes,
     openai_models.routes,
     openai_responses.routes,
     ollama_chat.routes,

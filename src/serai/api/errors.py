@@ -13,11 +13,28 @@ from serai import errors
 from serai.errors import SeraiError
 from serai.telemetry.context import current_request_id
 
+
+class RangeNotSatisfiable(errors.InvalidInput):
+    """Nothing lies in the range of bytes that was asked for."""
+
+    code = "RANGE_NOT_SATISFIABLE"
+    default_hint = "Ask for a range that begins before the end."
+    size = 0
+
+    @classmethod
+    def of(cls, size: int) -> "RangeNotSatisfiable":
+        """Return the error for content of `size` bytes."""
+        error = cls(f"There are {size} bytes.", details={"size": size})
+        error.size = size
+        return error
+
+
 STATUS: Mapping[type[SeraiError], int] = {
     errors.InvalidInput: 422,
     errors.MalformedRequest: 400,
     errors.TooLarge: 413,
     errors.UnsupportedMedia: 415,
+    RangeNotSatisfiable: 416,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,
@@ -60,16 +77,23 @@ def envelope(error: SeraiError) -> dict[str, Any]:
     }
 
 
+def headers_of(error: SeraiError, headers: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the headers that tell of an error in every dialect, with those that are given besides."""
+    told = dict(headers or {})
+    if error.retry_after is not None:
+        told["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, errors.Unauthenticated):
+        told["www-authenticate"] = 'Bearer realm="serai"'
+    if isinstance(error, errors.DeadlineExceeded):
+        told |= NO_RETRY
+    if isinstance(error, RangeNotSatisfiable):
+        told["content-range"] = f"bytes */{error.size}"
+    return told
+
+
 def respond(error: SeraiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Return the response that tells `error`."""
-    extra = dict(headers or {})
-    if error.retry_after is not None:
-        extra["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-    if isinstance(error, errors.Unauthenticated):
-        extra["www-authenticate"] = 'Bearer realm="serai"'
-    if isinstance(error, errors.DeadlineExceeded):
-        extra |= NO_RETRY
-    return JSONResponse(envelope(error), status_of(error), extra)
+    return JSONResponse(envelope(error), status_of(error), headers_of(error, headers))
 
 
 async def on_serai_error(request: Request, error: Any) -> JSONResponse:

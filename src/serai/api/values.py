@@ -1,14 +1,15 @@
 """Lets wire types hold the domain's own values (msgspec structs): `Annotated[Source, AS_JSON]`.
 
-They are converted strictly, unknown members are refused with their place, and the OpenAPI document
-shows their schema.
+They are converted strictly, what is wrong is refused with its place (`settings.width`), and the OpenAPI
+document shows their schema.
 """
 
-from typing import Any
+import re
+from typing import Any, cast
 
 import msgspec
 from pydantic import GetCoreSchemaHandler
-from pydantic_core import core_schema
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 
 
 class _AsJson:
@@ -23,6 +24,9 @@ class _AsJson:
 
 AS_JSON = _AsJson()
 
+_PARTS = re.compile(r"\.{3}|[^.\[\]]+")
+"""The parts of a place as the library writes it: `$.adapters[0].scale`; `[...]` is any key of a mapping."""
+
 
 def _converted(value: Any, kind: Any) -> Any:
     if isinstance(kind, type) and isinstance(value, kind):  # an answer of ours, made by the code
@@ -31,8 +35,26 @@ def _converted(value: Any, kind: Any) -> Any:
         return msgspec.convert(msgspec.to_builtins(value), kind)
     except msgspec.ValidationError as error:
         problem, _, place = str(error).partition(" - at ")
-        where = f" (at {place.strip('`').removeprefix('$').removeprefix('.')})" if place.strip("`$") else ""
-        raise ValueError(f"{problem.replace('`', '')}{where}") from None
+        location = tuple(_part(text) for text in _PARTS.findall(place.strip("`$")))
+        number = "" if " got " in problem else _number_at(value, location)
+        told = PydanticCustomError("value", "{problem}", {"problem": problem.replace("`", "") + number})
+        entry = InitErrorDetails(type=told, loc=location, input=None)
+        raise ValidationError.from_exception_data("value", [entry]) from None
+
+
+def _part(text: str) -> str | int:
+    if text == "...":
+        return "*"
+    return int(text) if text.isdecimal() else text
+
+
+def _number_at(value: Any, location: tuple[str | int, ...]) -> str:
+    """Return the number that stands at a place of a value, as it ends a sentence; a text is never repeated."""
+    for part in location:
+        if not isinstance(value, dict | list) or part == "*":
+            return ""
+        value = cast("Any", value)[part]
+    return f", not {value}" if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 
 def _inlined(kind: Any) -> dict[str, Any]:

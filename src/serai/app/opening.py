@@ -9,6 +9,7 @@ from typing import Any
 
 from serai.api.parts import Parts
 from serai.app.ground import open_ground
+from serai.app.images import image_resource, open_images
 from serai.app.models import open_models
 from serai.app.pulls import open_pulls, pull_resource, sweep
 from serai.app.work import start_background, start_jobs
@@ -70,7 +71,7 @@ async def open_parts(
         embedder=models.embedder,
         sessions=models.sessions,
         kept_responses=models.kept_responses,
-        runners=_runners(settings, database, ground.blobs, [pulls, *runners]),
+        runners=_runners(settings, database, ground.blobs, [pulls, open_images(ground, models), *runners]),
         feed=_open_feed(database, stack),
         job_metrics=JobMetrics(),
         writes=GroupedWrites(database),
@@ -97,7 +98,8 @@ def _runners(settings: Settings, database: Database, blobs: FileBlobs, further: 
             yield piece
 
     resource = Resource(name="cpu", concurrency=settings.job_concurrency, max_queued=settings.job_max_queued)
-    return Runners([resource, pull_resource(settings)], [DigestRunner(read_blob, resource=resource.name), *further])
+    resources = [resource, pull_resource(settings), image_resource(settings)]
+    return Runners(resources, [DigestRunner(read_blob, resource=resource.name), *further])
 
 
 def _limiter(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Limiter:

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from serai.api.parts import Parts
+from serai.app.images import prune_pictures
 from serai.chat import store as chat_store
 from serai.errors import Unavailable
 from serai.jobs import store as jobs_store
@@ -52,6 +53,7 @@ def start_background(stack: AsyncExitStack, parts: Parts, sweep_models: Callable
         "cleanup": (parts.settings.cleanup_interval_s, lambda: collector.run(parts.clock.now())),
         "models": (parts.settings.cleanup_interval_s, sweep_models),
         "decisions": (parts.settings.cleanup_interval_s, lambda: parts.database.run(prune_decisions, oldest())),
+        "pictures": (parts.settings.cleanup_interval_s, lambda: prune_pictures(parts)),
         "sessions": (
             parts.settings.cleanup_interval_s,
             lambda: parts.database.run(chat_store.prune, parts.clock.now()),

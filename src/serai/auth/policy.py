@@ -50,7 +50,7 @@ PUBLIC: Final = None
 Access = Role | None
 
 SCOPES: Final = frozenset(
-    {"audit", "chat", "files", "jobs", "keys", "models", "secrets", "services", "system", "users"}
+    {"audit", "chat", "files", "images", "jobs", "keys", "models", "secrets", "services", "system", "users"}
 )
 """The groups of routes that a key can be narrowed to."""
 

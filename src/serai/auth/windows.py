@@ -33,7 +33,7 @@ class Windows:
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
-        self._windows: dict[tuple[object, ...], _Window] = {}
+        self._windows: dict[tuple[int, tuple[str, ...]], _Window] = {}
         self._sweep_at = _FIRST_SWEEP
 
     def test(self, item: RateLimitItem, *names: str, cost: int = 1) -> bool:
@@ -65,7 +65,7 @@ class Windows:
         """Return the window that is open now, with what the one before it counted."""
         period = item.get_expiry()
         number = int(now // period)
-        key = (period, *names)
+        key = (period, names)
         window = self._windows.get(key)
         if window is None:
             if len(self._windows) >= self._sweep_at:
@@ -78,16 +78,11 @@ class Windows:
 
     def _sweep(self, now: float) -> None:
         """Forget the windows that weigh nothing any more."""
-        self._windows = {key: window for key, window in self._windows.items() if _weighs(key, window, now)}
+        kept = {key: window for key, window in self._windows.items() if now // key[0] <= window.number + 1}
+        self._windows = kept
         self._sweep_at = max(_FIRST_SWEEP, 2 * len(self._windows))
 
 
 def _weight(item: RateLimitItem, window: _Window, now: float) -> int:
     period = item.get_expiry()
     return floor(window.before * (1 - now % period / period)) + window.count
-
-
-def _weighs(key: tuple[object, ...], window: _Window, now: float) -> bool:
-    period = key[0]
-    assert isinstance(period, int), "a key begins with its period"
-    return now // period <= window.number + 1

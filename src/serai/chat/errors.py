@@ -40,3 +40,12 @@ class ResponseNotFound(NotFound):
     """There is no such stored response, it is another user's, or its time is over."""
 
     code = "RESPONSE_NOT_FOUND"
+
+
+class NoEnricher(Unavailable):
+    """No language model can write a prompt out: there is no chat service, none that can answer, or it said nothing."""
+
+    code = "NO_PROMPT_WRITER"
+    default_hint = (
+        "Bind a chat service with POST /services, load a chat model with POST /models/{ref}/load, or name one."
+    )

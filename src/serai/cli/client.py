@@ -39,13 +39,27 @@ class Client:
     def call(self, method: str, path: str, *, body: Any = None, **parameters: Any) -> Any:
         """Return the JSON answer (None for 204). Raises Refused, or UpstreamFailed without a server."""
         given = {name: value for name, value in parameters.items() if value is not None}
+        response = self._asked(method, path, json=body, params=given)
+        return response.json() if response.content else None
+
+    def upload(self, path: str, content: bytes, **parameters: Any) -> Any:
+        """Send a file as the bare body and return the JSON answer. Raises what `call` raises."""
+        return self._asked(
+            "POST", path, content=content, params=parameters, timeout=httpx.Timeout(30, write=None)
+        ).json()
+
+    def download(self, path: str) -> bytes:
+        """Return the bytes that stand there. Raises what `call` raises."""
+        return self._asked("GET", path).content
+
+    def _asked(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            response = self._http.request(method, path, json=body, params=given)
+            response = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
             raise self._lost(error) from None
         if response.is_error:
             raise _refusal(response)
-        return response.json() if response.content else None
+        return response
 
     def every(self, path: str, **parameters: Any) -> Any:
         """Return one page that holds the items of all pages. Raises what `call` raises."""

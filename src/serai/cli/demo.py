@@ -42,9 +42,23 @@ class Stage:
         return response.json() if is_json else response.content
 
 
+def events_of(stage: Stage, method: str, path: str, **options: Any) -> Iterator[dict[str, Any]]:
+    """Yield the data of the server-sent events of an answer. Raises DemoFailed for another status than 200."""
+    with stage.http.stream(method, path, **options) as response:
+        if response.status_code != 200:
+            raise DemoFailed(f"{method} {path} answered {response.status_code}: {response.read()[:300]!r}")
+        yield from (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: "))
+
+
+def check(holds: object, otherwise: str) -> None:
+    """Raise DemoFailed, which says `otherwise`, unless it holds."""
+    if not holds:
+        raise DemoFailed(otherwise)
+
+
 def demo() -> None:
     """Start a server, do its main work on real input, check every answer, and stop it."""
-    from serai.cli import demo_models, demo_registry
+    from serai.cli import demo_images, demo_models, demo_registry
     from serai.cli.demo_hub import hub
 
     steps: tuple[Callable[[Stage], str], ...] = (
@@ -54,6 +68,7 @@ def demo() -> None:
         a_bad_picture,
         *demo_registry.STEPS,
         *demo_models.STEPS,
+        *demo_images.STEPS,
         rehearsal,
         audited,
     )

@@ -1,10 +1,6 @@
 """The part of the demo in which models answer: a chain, a switch, a pull, a chat that streams."""
 
-import json
-from collections.abc import Iterator
-from typing import Any
-
-from serai.cli.demo import DemoFailed, Stage
+from serai.cli.demo import Stage, check, events_of
 from serai.cli.demo_hub import REPOSITORY
 
 QUESTION = "How do I pull a model?"
@@ -20,28 +16,28 @@ def a_chain_is_walked(stage: Stage) -> str:
     stage.call("POST", "/services", json=chain, expect=201)
     answer = stage.call("POST", "/chat", json={"service": SERVICE, "messages": [_user("hello")]})
     decision = answer["decision"]
-    _check((decision["model"], decision["reason"]) == ("demo-spare", "fallback_error"), f"the decision is {decision}")
+    check((decision["model"], decision["reason"]) == ("demo-spare", "fallback_error"), f"the decision is {decision}")
     return str(decision["explanation"])
 
 
 def a_model_is_pulled(stage: Stage) -> str:
     """A repository is fetched from a hub on this machine, checked, registered and loaded."""
     accepted = stage.call("POST", "/pull", json={"model": REPOSITORY, "name": "demo-pulled", "init": True}, expect=202)
-    last = list(_events(stage, "GET", f"/jobs/{accepted['job_id']}/events"))[-1]
-    _check(last["type"] == "done", f"the pull ended with {last}")
+    last = list(events_of(stage, "GET", f"/jobs/{accepted['job_id']}/events"))[-1]
+    check(last["type"] == "done", f"the pull ended with {last}")
     result = last["result"]
     loaded = [one for one in stage.call("GET", "/ps")["items"] if one["model"] == "demo-pulled"]
-    _check(len(loaded) == 1, "what was pulled is not in memory")
+    check(len(loaded) == 1, "what was pulled is not in memory")
     return f"{result['fetched_bytes']} bytes, {loaded[0]['engine']}, {loaded[0]['bytes'] // 2**20} MiB in memory"
 
 
 def a_chat_streams(stage: Stage) -> str:
     """A real model answers word by word, and each piece comes as it is made."""
     body = {"model": "demo-pulled", "messages": [_user(QUESTION)], "stream": True, "temperature": 0}
-    frames = list(_events(stage, "POST", "/chat", json=body))
+    frames = list(events_of(stage, "POST", "/chat", json=body))
     pieces = [frame["delta"].get("content") or "" for frame in frames]
-    _check(len(frames) > 3 and frames[-1]["done"], f"the stream was {frames[-2:]}")
-    _check("serai pull" in "".join(pieces), f"the answer was {''.join(pieces)!r}")
+    check(len(frames) > 3 and frames[-1]["done"], f"the stream was {frames[-2:]}")
+    check("serai pull" in "".join(pieces), f"the answer was {''.join(pieces)!r}")
     return f"{QUESTION} → {''.join(pieces).strip()} ({frames[-1]['usage']['completion_tokens']} tokens)"
 
 
@@ -58,7 +54,7 @@ def the_dialects_agree(stage: Stage) -> str:
         json={"model": "demo-pulled", "messages": [_user(QUESTION)], "stream": False, "options": {"temperature": 0}},
     )
     one, other = openai["choices"][0]["message"]["content"], ollama["message"]["content"]
-    _check(one == other, f"they say {one!r} and {other!r}")
+    check(one == other, f"they say {one!r} and {other!r}")
     return f"{openai['usage']['total_tokens']} tokens counted by one, {ollama['eval_count']} written by the other"
 
 
@@ -67,16 +63,3 @@ STEPS = (a_chain_is_walked, a_model_is_pulled, a_chat_streams, the_dialects_agre
 
 def _user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
-
-
-def _events(stage: Stage, method: str, path: str, **options: Any) -> Iterator[dict[str, Any]]:
-    """Yield the data of the server-sent events of an answer."""
-    with stage.http.stream(method, path, **options) as response:
-        if response.status_code != 200:
-            raise DemoFailed(f"{method} {path} answered {response.status_code}: {response.read()[:300]!r}")
-        yield from (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: "))
-
-
-def _check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise DemoFailed(otherwise)

@@ -15,6 +15,7 @@ from serai.cli import (
     audit,
     database,
     doctor,
+    image,
     jobs,
     keys,
     models,
@@ -40,6 +41,7 @@ app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.command("pull")(pull.pull)
 app.command("run")(run.run)
+app.command("image")(image.image)
 app.command("ps")(runtime.ps)
 
 

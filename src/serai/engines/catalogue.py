@@ -107,12 +107,24 @@ _ENGINES = (
     EngineInfo(
         name="remote",
         target="",
-        summary="Models behind another server that speaks OpenAI's API.",
-        tasks=frozenset({"chat", "generate", "embed"}),
+        summary="Models behind another server that speaks OpenAI's API, or fal.ai's for pictures.",
+        tasks=frozenset({"chat", "generate", "embed", "generate_image"}),
         device_kinds=("remote",),
         formats=frozenset({"none"}),
         options=RemoteOptions,
-        capabilities=frozenset({"batching", "grammar", "logprobs", "top_logprobs", "logit_bias", "n"}),
+        capabilities=frozenset(
+            {
+                "batching",
+                "grammar",
+                "logprobs",
+                "top_logprobs",
+                "logit_bias",
+                "n",
+                "edit",
+                "image_to_image",
+                "inpaint",
+            }
+        ),
     ),
     EngineInfo(
         name="http",
@@ -138,12 +150,14 @@ _ENGINES = (
         name=FAKE,
         target="serai.engines.fake:Fake",
         summary="No model: repeats what it is given. For trying out queues, budgets and fallback chains.",
-        tasks=frozenset({"generate", "chat", "infer", "embed", "fetch"}),
+        tasks=frozenset({"generate", "chat", "infer", "embed", "fetch", "generate_image"}),
         device_kinds=("cpu", "cuda"),
         formats=frozenset({"none"}),
         options=FakeOptions,
         preload=("serai.engines.fake",),
-        capabilities=frozenset({"batching", "logprobs", "top_logprobs", "adapters", "n"}),
+        capabilities=frozenset(
+            {"batching", "logprobs", "top_logprobs", "adapters", "n", "edit", "image_to_image", "inpaint"}
+        ),
     ),
 )
 

@@ -1,5 +1,7 @@
 """An engine without a model: it repeats what it is given, word by word, and can be told to go wrong.
 
+Pictures are gradients that depend on all that was asked for (`fake_image`).
+
 Deterministic: the same task on the same options gives the same events. `temperature` and penalties
 change nothing, because nothing is drawn; `seed` and the answer's number say at which word it begins.
 """
@@ -21,7 +23,7 @@ from serai.engines.base import AdapterUse, EngineSpec, Footprint, Run
 from serai.engines.catalogue import check_options
 from serai.engines.options import FakeOptions
 from serai.engines.stepwise import Stepwise, Turns
-from serai.engines.tasks import Array, Chat, Embed, Fetch, Generate, Infer, Sampling
+from serai.engines.tasks import Array, Chat, Embed, Fetch, Generate, GenerateImage, Infer, Sampling
 from serai.errors import EngineFailed, InvalidInput, LoadFailed
 from serai.events import Done, Event, Text
 
@@ -87,10 +89,12 @@ class Fake(Stepwise):
         self._memory = bytearray()
         self._adapters: dict[str, int] = {}
         self._answers: dict[int, list[_Answer]] = {}
+        self._device = ""
 
     def load(self, spec: EngineSpec, report: Callable[[float], None]) -> Footprint:
         """Wait, fail and take memory as the options say."""
         self._options = options = cast(FakeOptions, check_options("fake", spec.options))
+        self._device = spec.device
         report(0.0)
         if options.fail == "load_crash":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -191,6 +195,10 @@ class Fake(Stepwise):
                 return iter([_embedded(texts, self._options.dimensions)])
             case Fetch(body=body):
                 return iter([Done(result={"body": dict(body)})])
+            case GenerateImage():
+                from serai.engines.fake_image import generate_image  # needs Pillow, which texts do without
+
+                return generate_image(run.task, run.adapters, self._device, self._clock)
 
     def _generate(self, run: Run, prompt: str, sampling: Sampling) -> Iterator[Event]:
         for name in ("grammar", "logit_bias"):

@@ -9,9 +9,18 @@
 | activations | language models: logits and hidden states of one batch of tokens; networks: four times their weights |
 | base | the process with its libraries; on CUDA the context |
 
+Image pipelines are weights of several folders, and activations that grow with the pictures:
+
+| part | how |
+|---|---|
+| weights | OpenVINO: the mapped file, and every parameter at 32 bits; diffusers: in the type of the load |
+| decoder | pixels × its width × 36 bytes, for a picture of the model's own size |
+| denoiser | latents of a batch × its width × 200 bytes |
+
 The factors come from measurements of a 0.6B Qwen3 shape on OpenVINO (resident 1,787 MB at int8, 1,406 at
-int4, 2,908 at fp16, for files of 569, 367 and 1,136 MB) and of transformers and vLLM beside it. The first
-load is measured, and from then on the measurement counts.
+int4, 2,908 at fp16, for files of 569, 367 and 1,136 MB) and of transformers and vLLM beside it; those of
+pictures from a denoiser of width 160 and a decoder of width 64 on OpenVINO. The first load is measured, and from
+then on the measurement counts.
 """
 
 from collections.abc import Mapping
@@ -27,9 +36,20 @@ _BASE = {
     "openvino-genai": 220 * MIB,
     "transformers": 480 * MIB,
     "vllm": 3500 * MIB,
+    "diffusers": 700 * MIB,
+    "openvino-image": 200 * MIB,
 }
 _CUDA_CONTEXT = 600 * MIB
 _OPENVINO = frozenset({"openvino", "openvino-genai"})
+_IMAGES = frozenset({"diffusers", "openvino-image"})
+_DENOISERS = ("transformer/", "unet/")
+_UNUSED = "safety_checker/"
+_LATENTS_AT_ONCE = 4 * 64 * 64
+_DENOISER_BYTES, _DECODER_BYTES = 200, 36
+"""Of activations, for a latent and a pixel, at 32 bits and a width of 1."""
+_USUAL_SIDE, _USUAL_WIDTH = 1024, 320
+_DIFFUSERS_ROOM = 3 * 1024 * MIB
+"""On CUDA diffusers takes less for a reason to hold its weights elsewhere."""
 _TOKENS_AT_ONCE = 512
 _CACHE_TOKENS = 8192
 _LEAST_ACTIVATIONS = 64 * MIB
@@ -54,7 +74,7 @@ class Weights:
     tensors: Mapping[str, int]
     """Bytes of tensors by safetensors' name of their type; empty where no header was read."""
     config: Mapping[str, Any]
-    """The checkpoint's config.json; empty where there is none."""
+    """The checkpoint's config.json; empty where there is none. Of a pipeline those of its parts, by their folders."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +102,8 @@ def estimate(
     base = _CUDA_CONTEXT if device_kind == "cuda" else _BASE[engine]
     if engine == "fake":
         return Estimate(weights=_number(options, "bytes", 0), cache=0, activations=0, base=base)
+    if engine in _IMAGES:
+        return _of_pipeline(weights, engine, device_kind, quantization, options)
     if engine in _OPENVINO:
         held *= 2
     if "num_hidden_layers" not in weights.config:
@@ -105,6 +127,65 @@ def _activations(weights: Weights) -> int:
     """Return logits of the tokens that are drawn at once, and some forty hidden states of a batch of tokens."""
     vocabulary, hidden = _number(weights.config, "vocab_size", 0), _number(weights.config, "hidden_size", 0)
     return max(4 * _TOKENS_AT_ONCE * (vocabulary + 40 * hidden), _LEAST_ACTIVATIONS)
+
+
+def _of_pipeline(
+    weights: Weights, engine: str, device_kind: str, quantization: str, options: Mapping[str, Any]
+) -> Estimate:
+    """Return the parts of an image pipeline."""
+    files = {path: size for path, size in weights.files.items() if not path.startswith(_UNUSED)}
+    sizes = {path: size for path, size in files.items() if PurePosixPath(path).suffix.lower() in _WEIGHT_SUFFIXES}
+    total = sum(sizes.values())
+    if engine == "openvino-image":
+        wide = 2.0 if options.get("precision") in ("bf16", "f16") else 4.0
+        held, item = int(total * (1 + wide / _PARAMETER_BYTES.get(quantization, 2.0))), wide
+        base = _BASE[engine]
+    else:
+        dtype = options.get("dtype") or ("float32" if device_kind == "cpu" else "bfloat16")
+        item = 4.0 if dtype == "float32" else 2.0
+        held = _by_diffusers(weights, sizes, item, str(options.get("quantize") or quantization))
+        base = _CUDA_CONTEXT if device_kind == "cuda" else _BASE[engine]
+    activations = int(_activations_of_pictures(weights.config) * item / 4)
+    least = _DIFFUSERS_ROOM if device_kind == "cuda" else _LEAST_ACTIVATIONS
+    return Estimate(weights=held, cache=0, activations=max(activations, least), base=base)
+
+
+def _by_diffusers(weights: Weights, sizes: Mapping[str, int], item: float, quantization: str) -> int:
+    """Return the bytes of the weights in the type that they are loaded in; quantizing is of the denoiser alone."""
+    total = sum(sizes.values())
+    of_file = sum(weights.files[path] for path in weights.files if path.endswith(".safetensors"))
+    parameters = sum(size // _DTYPE_BYTES.get(dtype, 2) for dtype, size in weights.tensors.items())
+    each = parameters / of_file if parameters and of_file else 1 / 2
+    denoiser = sum(size for path, size in sizes.items() if path.startswith(_DENOISERS))
+    shrunk = {"nf4": 0.66, "int4": 0.66, "int8": 1.06, "fp8": 1.06}.get(quantization, item)
+    return int(each * (denoiser * shrunk + (total - denoiser) * item))
+
+
+def _activations_of_pictures(config: Mapping[str, Any]) -> int:
+    """Return what denoiser and decoder take at 32 bits for pictures of the model's own size."""
+    denoiser = _part(config, "unet") or _part(config, "transformer")
+    vae = _part(config, "vae_decoder") or _part(config, "vae")
+    factor = 2 ** (len(_widths(vae)) - 1) if _widths(vae) else 8
+    native = _number(denoiser, "sample_size", 0)
+    side = native * factor if native and _part(config, "unet") else _USUAL_SIDE
+    latents = (side // factor) ** 2
+    heads = _number(denoiser, "num_attention_heads", 0) * _number(denoiser, "attention_head_dim", 0)
+    width = _widths(denoiser)[0] if _widths(denoiser) else heads
+    at_once = max(_LATENTS_AT_ONCE, 2 * latents) if _part(config, "unet") else latents // 2
+    decoder_width = _widths(vae)[0] if _widths(vae) else 128
+    return at_once * (width or _USUAL_WIDTH) * _DENOISER_BYTES + side * side * decoder_width * _DECODER_BYTES
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _widths(config: Mapping[str, Any]) -> list[int]:
+    widths = config.get("block_out_channels")
+    if not isinstance(widths, list):
+        return []
+    return [one for one in widths[:10] if isinstance(one, int) and 0 < one < 2**16]
 
 
 def _quantization(engine: str, device_kind: str, quantization: str, options: Mapping[str, Any]) -> str:

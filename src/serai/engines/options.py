@@ -139,22 +139,33 @@ class VllmOptions(Options, frozen=True):
 
 
 class RemoteOptions(Options, frozen=True):
-    """A model behind a server that speaks OpenAI's API."""
+    """A model behind a server that speaks OpenAI's API, or fal.ai's for pictures."""
 
     max_concurrency: Annotated[int, Meta(ge=1, le=4096)] = 64
     """Calls to the endpoint at once; further ones wait."""
+    timeout_s: Seconds = 0.0
+    """After which the server is too slow, and the next candidate is tried; 0: when the caller gives up, or, with
+    pictures, after 15 minutes."""
     sampling_extensions: tuple[Literal["top_k", "min_p", "repetition_penalty"], ...] = ()
     """Which of the sampling parameters that OpenAI's API lacks the server knows; the others are refused."""
     max_tokens_member: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """How the server calls the bound on a chat's answer."""
     stream_usage: bool = True
     """Whether the server can be asked for the usage at the end of a stream (`stream_options`)."""
+    images: Literal["openai", "fal"] = "openai"
+    """Which API makes pictures: OpenAI's below the endpoint, or fal.ai's queue, whose endpoint is its root."""
+    partial_images: Annotated[int, Meta(ge=0, le=3)] = 0
+    """Previews that a server with OpenAI's API is asked for, where the caller wants any; 0: it knows none."""
+    image_member: Literal["image_url", "image_urls"] = "image_url"
+    """How a model of fal.ai takes the picture to start from: one, or a list."""
 
 
 class HttpOptions(Options, frozen=True):
     """A server with an API of its own, which takes JSON and gives JSON."""
 
     max_concurrency: Annotated[int, Meta(ge=1, le=4096)] = 16
+    timeout_s: Seconds = 0.0
+    """After which the server is too slow, and the next candidate is tried; 0: when the caller gives up."""
 
 
 class OpenvinoImageOptions(Options, frozen=True):

@@ -1,4 +1,4 @@
-"""Models behind other servers: the engines `remote` (OpenAI's API) and `http` (JSON in, JSON out).
+"""Models behind other servers: the engines `remote` (OpenAI's API, fal.ai's queue) and `http` (JSON in, JSON out).
 
 They run in the server's event loop, through `outbound`, and need no worker and no memory. Failures are
 raised, never told as `Failed`: before the first event and after it alike.
@@ -6,7 +6,6 @@ raised, never told as `Failed`: before the first event and after it alike.
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -18,38 +17,22 @@ from serai.clock import Clock
 from serai.engines.errors import RemoteFailed
 from serai.engines.options import HttpOptions, RemoteOptions
 from serai.engines.remote_answers import Answer, body_in, embeddings_in
-from serai.engines.remote_failures import failure_of
+from serai.engines.remote_call import LARGE, RemoteCall, is_event_stream, whole
+from serai.engines.remote_images import image_events
 from serai.engines.remote_requests import request_for, url_below
 from serai.engines.remote_sse import EventParser
-from serai.engines.tasks import Chat, Embed, Fetch, Generate
+from serai.engines.tasks import Chat, Embed, Fetch, Generate, GenerateImage
 from serai.errors import DeadlineExceeded, OutboundRefused, UpstreamFailed
 from serai.events import Done, Event
-from serai.outbound import Outbound, OutboundSecret, StreamedReply
+from serai.outbound import Outbound, OutboundSecret, UpstreamTooLarge
 from serai.registry.source import RemoteSource
 
-RemoteTask = Chat | Generate | Embed | Fetch
+RemoteTask = Chat | Generate | Embed | Fetch | GenerateImage
 
-_HEADERS = {
-    "content-type": "application/json",
-    "accept": "application/json, text/event-stream",
-    "accept-encoding": "identity",  # who compresses a stream holds it back
-}
-_MAX_ERROR_BYTES = 64 * 1024
-_LARGE = 256 * 1024
-"""From so many bytes on, JSON is read in a thread: it would keep all other calls waiting."""
+IMAGE_TIMEOUT_S = 900.0
+"""For pictures where neither the caller nor the options say less: who asks for them waits for hours if need be."""
 _LINGER_S = 0.05
 """How long the end of a stream is awaited behind its last event, so that the connection can be used again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
-    """One call of another server."""
-
-    url: str
-    content: bytes
-    secret: OutboundSecret | None
-    began: float
-    deadline: float
 
 
 class RemoteEngine:
@@ -71,18 +54,19 @@ class RemoteEngine:
     ) -> AsyncGenerator[Event]:
         """Yield the events of a task; the last is `Done`. Closing the iterator closes the connection at once.
 
-        `timeout_s` holds for all of it, with the wait for one of the endpoint's slots. Raises InvalidInput,
-        RateLimited (with the seconds that the server asks for), DeadlineExceeded, RemoteFailed.
+        `timeout_s`, or what the options allow if that is less, holds for all of it, with the wait for one of
+        the endpoint's slots. Raises InvalidInput, RateLimited (with the seconds that the server asks for),
+        DeadlineExceeded, RemoteFailed.
         """
-        call = self._call(task, source, options, secret, timeout_s)
+        usual_s = IMAGE_TIMEOUT_S if isinstance(task, GenerateImage) else timeout_s
+        call = self._call(secret, min(timeout_s, options.timeout_s or usual_s))
         try:
-            async with self._slot(source.endpoint, options.max_concurrency, call), self._asked(call) as reply:
-                if isinstance(task, Chat | Generate):
-                    async with aclosing(self._streamed(task, call, reply)) as events:
-                        async for event in events:
-                            yield event
-                else:
-                    yield await _result(task, b"".join([piece async for piece in reply.aiter_bytes()]))
+            async with (
+                self._slot(source.endpoint, options.max_concurrency, call),
+                aclosing(_events(task, source, options, call)) as events,
+            ):
+                async for event in events:
+                    yield event
         except RemoteFailed:
             raise
         except DeadlineExceeded as error:
@@ -92,28 +76,19 @@ class RemoteEngine:
                 "The server behind this model may not be called.",
                 hint="An admin adds its address to outbound_allow, and its origin to the secret.",
             ) from error
+        except UpstreamTooLarge as error:
+            raise RemoteFailed("The server behind this model answered more than is accepted.") from error
         except UpstreamFailed as error:
             raise RemoteFailed("The connection to the server behind this model failed.") from error
 
-    def _call(
-        self,
-        task: RemoteTask,
-        source: RemoteSource,
-        options: RemoteOptions | HttpOptions,
-        secret: OutboundSecret | None,
-        timeout_s: float,
-    ) -> _Call:
-        if isinstance(task, Fetch):
-            url, content = source.endpoint, msgspec.json.encode(task.body)
-        else:
-            assert isinstance(options, RemoteOptions), "only `remote` runs chats, texts and embeddings"
-            request = request_for(task, source.model, options)
-            url, content = url_below(source.endpoint, request.path), request.content
+    def _call(self, secret: OutboundSecret | None, timeout_s: float) -> RemoteCall:
         began = self._clock.monotonic()
-        return _Call(url=url, content=content, secret=secret, began=began, deadline=began + timeout_s)
+        return RemoteCall(
+            outbound=self._outbound, clock=self._clock, secret=secret, began=began, deadline=began + timeout_s
+        )
 
     @asynccontextmanager
-    async def _slot(self, endpoint: str, most: int, call: _Call) -> AsyncIterator[None]:
+    async def _slot(self, endpoint: str, most: int, call: RemoteCall) -> AsyncIterator[None]:
         """Hold one of the calls that an endpoint may have at once. Raises DeadlineExceeded."""
         limiter = self._slots.get(endpoint)
         if limiter is None:
@@ -132,37 +107,44 @@ class RemoteEngine:
         finally:
             limiter.release_on_behalf_of(holder)
 
-    @asynccontextmanager
-    async def _asked(self, call: _Call) -> AsyncIterator[StreamedReply]:
-        """Send the call and give the answer, which has status 200. Raises what any other status means."""
-        async with self._outbound.stream(
-            "POST",
-            call.url,
-            headers=_HEADERS,
-            content=call.content,
-            secret=call.secret,
-            timeout_s=max(call.deadline - self._clock.monotonic(), 0.0),
-            follow_redirects=False,
-        ) as reply:
-            if reply.status != 200:
-                secret = call.secret.value if call.secret is not None else None
-                body = await _start_of(reply)
-                raise failure_of(reply.status, reply.headers, body, secret=secret, now=self._clock.now())
-            yield reply
 
-    async def _streamed(self, task: Chat | Generate, call: _Call, reply: StreamedReply) -> AsyncGenerator[Event]:
-        if not reply.headers.get("content-type", "").lower().startswith("text/event-stream"):
+def _events(
+    task: RemoteTask, source: RemoteSource, options: RemoteOptions | HttpOptions, call: RemoteCall
+) -> AsyncGenerator[Event]:
+    """Return the events of a task. Raises InvalidInput for what the server cannot be asked."""
+    if isinstance(task, Fetch):
+        return _answered(task, call, source.endpoint, msgspec.json.encode(task.body))
+    assert isinstance(options, RemoteOptions), "only `remote` runs chats, texts, embeddings and pictures"
+    if isinstance(task, GenerateImage):
+        return image_events(task, source, options, call)
+    request = request_for(task, source.model, options)
+    url = url_below(source.endpoint, request.path)
+    if isinstance(task, Embed):
+        return _answered(task, call, url, request.content)
+    return _streamed(task, call, url, request.content)
+
+
+async def _answered(task: Embed | Fetch, call: RemoteCall, url: str, content: bytes) -> AsyncGenerator[Event]:
+    async with call.asked("POST", url, content=content) as reply:
+        body = await whole(reply)
+    read = body_in if isinstance(task, Fetch) else partial(embeddings_in, count=len(task.texts))
+    done: Done = read(body) if len(body) < LARGE else await anyio.to_thread.run_sync(read, body)
+    yield done
+
+
+async def _streamed(task: Chat | Generate, call: RemoteCall, url: str, content: bytes) -> AsyncGenerator[Event]:
+    answer = Answer(n=task.sampling.n, logprobs=task.sampling.logprobs is not None, secret=call.secret_value)
+    parser = EventParser()
+    first = None
+    async with call.asked("POST", url, content=content) as reply:
+        if not is_event_stream(reply):
             raise RemoteFailed("The server behind this model answered without a stream.")
-        secret = call.secret.value if call.secret is not None else None
-        answer = Answer(n=task.sampling.n, logprobs=task.sampling.logprobs is not None, secret=secret)
-        parser = EventParser()
-        first = None
         async with aclosing(reply.aiter_bytes()) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 for data in parser.feed(piece):
                     for text in answer.take(data):
                         if first is None:
-                            first = self._clock.monotonic()
+                            first = call.clock.monotonic()
                         yield text
                     if answer.is_over:
                         break
@@ -171,22 +153,6 @@ class RemoteEngine:
             if answer.is_over:
                 with anyio.move_on_after(_LINGER_S):
                     await anext(pieces, None)
-        ended = self._clock.monotonic()
+        ended = call.clock.monotonic()
         first = ended if first is None else first
         yield answer.result({"prompt_s": first - call.began, "generation_s": ended - first})
-
-
-async def _result(task: Embed | Fetch, body: bytes) -> Done:
-    read = body_in if isinstance(task, Fetch) else partial(embeddings_in, count=len(task.texts))
-    return read(body) if len(body) < _LARGE else await anyio.to_thread.run_sync(read, body)
-
-
-async def _start_of(reply: StreamedReply) -> bytes:
-    """Return as much of an answer as its error can take."""
-    body = b""
-    async with aclosing(reply.aiter_bytes()) as pieces:  # type: ignore[type-var]
-        async for piece in pieces:
-            body += piece
-            if len(body) > _MAX_ERROR_BYTES:
-                break
-    return body

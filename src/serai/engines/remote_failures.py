@@ -76,7 +76,7 @@ def failure_in_band(error: object, *, secret: str | None) -> SeraiError:
     kinds = {str(told.code), str(told.type)}
     if kinds & {"429", "rate_limit_error", "rate_limit_exceeded"}:
         return RateLimited("The server behind this model takes no more calls now.")
-    if kinds & {"400", "422", "invalid_request_error", "BadRequestError"}:
+    if kinds & {"400", "422", "invalid_request_error", "BadRequestError", "image_generation_user_error"}:
         return _refused(told, secret)
     return RemoteFailed("The server behind this model failed in the midst of its answer.")
 
@@ -116,13 +116,23 @@ def _refused(told: _Error, secret: str | None) -> InvalidInput:
 
 
 def _error_in(body: bytes) -> _Error:
-    """Return what is said in OpenAI's form, or in the forms that others use: a text, `message`, `detail`."""
+    """Return what is said in OpenAI's form, or in those of others: a text, `message`, `detail`, a list of details."""
     try:
         parsed = msgspec.json.decode(body, type=_Body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _Error()
     told = next((one for one in (parsed.error, parsed.message, parsed.detail) if isinstance(one, str | dict)), None)
-    return _error_of(told)
+    return _error_of(_first_detail(parsed.detail) if told is None else told)
+
+
+def _first_detail(detail: object) -> object:
+    """Return the first of several errors, each {loc: ["body", a member, …], msg}, as FastAPI and fal.ai tell them."""
+    first = detail[0] if isinstance(detail, list) and detail else None
+    if not isinstance(first, dict):
+        return None
+    where = first.get("loc")
+    names = [str(name) for name in where if name != "body"] if isinstance(where, list) else []
+    return {"message": first.get("msg"), "param": ".".join(names) or None}
 
 
 def _error_of(told: object) -> _Error:

@@ -10,6 +10,8 @@ from serai.engines.footprint import Weights
 
 _MAX_HEADER_BYTES = 32 * 1024 * 1024
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024
+_PARTS = ("transformer", "unet", "vae", "vae_decoder")
+"""Folders of an image pipeline whose sizes say what a picture takes."""
 
 
 class _Tensor(msgspec.Struct):
@@ -28,7 +30,7 @@ def weights_in(folder: Path) -> Weights:
         files[relative] = path.stat().st_size
         if path.suffix == ".safetensors":
             tensors.update(_tensors_in(path, files[relative]))
-    return Weights(files=files, tensors=dict(tensors), config=_config_in(folder / "config.json"))
+    return Weights(files=files, tensors=dict(tensors), config=_config_of(folder))
 
 
 def _tensors_in(path: Path, size: int) -> Counter[str]:
@@ -47,6 +49,13 @@ def _tensors_in(path: Path, size: int) -> Counter[str]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Counter()
     return found if found.total() <= size else Counter()
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a model, or of each part of a pipeline."""
+    if not (folder / "model_index.json").is_file():
+        return _config_in(folder / "config.json")
+    return {part: config for part in _PARTS if (config := _config_in(folder / part / "config.json"))}
 
 
 def _config_in(path: Path) -> dict[str, Any]:

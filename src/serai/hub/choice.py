@@ -27,6 +27,9 @@ class Format(StrEnum):
     PICKLE = "pickle"
 
 
+PIPELINE = "model_index.json"
+"""What a repository holds whose weights are parts of one pipeline, a folder for each."""
+
 ORDER = (Format.SAFETENSORS, Format.IR, Format.ONNX, Format.GGUF)
 """What is taken first where a repository holds several."""
 
@@ -74,7 +77,7 @@ def choose(
     chosen = next((format_ for format_ in wanted if by_format.get(format_)), None)
     if chosen is None:
         raise _nothing(files, bool(by_format.get(Format.PICKLE)))
-    weights = _without_doubles(by_format[chosen])
+    weights = _without_doubles(_of_pipeline(by_format[chosen]) if PIPELINE in names else by_format[chosen])
     small = [file for file in files if _is_small(file.path) or (allow_remote_code and file.path.endswith(".py"))]
     too_large = [file.path for file in small if file.size > MAX_SMALL_BYTES]
     if too_large:
@@ -128,6 +131,12 @@ def _is_small(path: str) -> bool:
     """Say whether it is configuration, tokenizer or template; other repositories' leftovers do not hide there."""
     pure = PurePosixPath(path)
     return pure.suffix.lower() in _SMALL and not any(part.startswith(".") for part in pure.parts)
+
+
+def _of_pipeline(weights: Sequence[RemoteFile]) -> Sequence[RemoteFile]:
+    """Leave what no engine here loads: the whole again as one file beside the folders, and the safety checker."""
+    parts = [file for file in weights if "/" in file.path and not file.path.startswith("safety_checker/")]
+    return parts or weights
 
 
 def _without_doubles(weights: Sequence[RemoteFile]) -> list[RemoteFile]:

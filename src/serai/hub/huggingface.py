@@ -143,8 +143,7 @@ def _listing(source: HubSource, info: "ModelInfo") -> Listing:
     if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
         raise HubNonsense(f"The hub names no commit for {source.repo}.")
     files = tuple(_remote_file(sibling) for sibling in info.siblings or ())
-    config = info.config if isinstance(info.config, dict) else {}
-    architectures = config.get("architectures")
+    architectures = _architectures(info.config if isinstance(info.config, dict) else {})
     safetensors = getattr(info.safetensors, "total", None)
     return Listing(
         source=msgspec.structs.replace(source, revision=info.sha),
@@ -152,9 +151,18 @@ def _listing(source: HubSource, info: "ModelInfo") -> Listing:
         files=files,
         licence=_licence(info),
         task=TASKS.get(info.pipeline_tag or "", ""),
-        architectures=tuple(map(str, architectures)) if isinstance(architectures, list) else (),
+        architectures=architectures,
         parameters=safetensors if isinstance(safetensors, int) and safetensors > 0 else None,
     )
+
+
+def _architectures(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the classes that a model's or a pipeline's configuration names."""
+    architectures, pipeline = config.get("architectures"), config.get("diffusers")
+    if isinstance(architectures, list):
+        return tuple(map(str, architectures))
+    name = pipeline.get("_class_name") if isinstance(pipeline, dict) else None
+    return (name,) if isinstance(name, str) else ()
 
 
 def _remote_file(sibling: Any) -> RemoteFile:

@@ -12,7 +12,7 @@ from typing import Literal
 import structlog
 
 from serai.clock import Clock
-from serai.errors import InternalError, InvalidInput, SeraiError, Unavailable
+from serai.errors import InternalError, InvalidInput, QuotaExceeded, SeraiError, Unavailable
 from serai.events import Done, Event, Failed, Final, Text
 from serai.jobs import store
 from serai.jobs.feed import Feed
@@ -204,7 +204,7 @@ class Run:
         writes, clock = self._parts.writes, self._parts.clock
         try:
             await self._persist(lambda: writes.run(store.finish, clock, self.job.id, self.claim, done.result, outcome))
-        except (InvalidInput, InternalError) as error:  # a result that cannot be stored, a blob that is not there
+        except (InvalidInput, InternalError, QuotaExceeded) as error:  # it cannot be stored, or not for this owner
             await self._fail(Failed.of(error), replace(outcome, events=()), is_final=True)
 
     async def _fail(self, failed: Failed, outcome: Outcome, *, is_final: bool = False) -> None:

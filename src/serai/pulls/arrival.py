@@ -7,6 +7,7 @@ from serai.engines.weights import weights_in
 from serai.hub.choice import Format
 from serai.hub.inspect import INDEX_SUFFIX, check_content, check_index
 from serai.pulls.model import Plan, PullPolicy
+from serai.pulls.plan import is_pipeline
 
 
 def check_staged(plan: Plan, folder: Path) -> None:
@@ -21,7 +22,10 @@ def check_staged(plan: Plan, folder: Path) -> None:
 def memory_bytes(plan: Plan, folder: Path, policy: PullPolicy) -> int:
     """Return the estimate for the model in `folder` on the machine's device, for the engine that would run it."""
     is_chat = (plan.listing.task or "chat") == "chat"
-    if plan.choice.format is Format.SAFETENSORS and not plan.convert:
+    is_converted = plan.choice.format is not Format.SAFETENSORS or plan.convert
+    if is_pipeline(plan.choice):
+        engine = "openvino-image" if is_converted else "diffusers"
+    elif not is_converted:
         engine = "transformers"
     else:
         engine = "openvino-genai" if is_chat else "openvino"

@@ -20,7 +20,7 @@ import structlog
 from serai.engines.base import EngineSpec
 from serai.engines.catalogue import RESERVATION
 from serai.errors import EngineFailed, InvalidInput, LoadFailed, OutOfMemory, SeraiError
-from serai.pulls.conversion import ARCHITECTURES, Converted, Message, Quantization, Refused, Request, Step
+from serai.pulls.conversion import ARCHITECTURES, PIPELINES, Converted, Message, Quantization, Refused, Request, Step
 from serai.pulls.errors import MissingExtra, UnsupportedWeights
 from serai.pulls.model import ConversionPlan, Report
 from serai.runtime.backends.launcher import ENVIRONMENT
@@ -55,13 +55,16 @@ class ChildConverter:
         self._threads = threads
 
     def obstacle(self, architectures: Sequence[str]) -> SeraiError | None:
-        missing = [name for name in PACKAGES if find_spec(name) is None]
+        is_pipeline = bool(PIPELINES.intersection(architectures))
+        wanted = (*PACKAGES, "diffusers") if is_pipeline else PACKAGES
+        missing = [name for name in wanted if find_spec(name) is None]
         if missing:
             return MissingExtra(f"The weights must be converted, and {', '.join(missing)} is not installed.")
-        if architectures and not ARCHITECTURES.intersection(architectures):
+        known = ARCHITECTURES | PIPELINES
+        if architectures and not known.intersection(architectures):
             return UnsupportedWeights(
                 f"The architecture {architectures[0]} cannot be converted for OpenVINO.",
-                hint=f"Known: {', '.join(sorted(ARCHITECTURES))}. Or pull a repository that holds OpenVINO files.",
+                hint=f"Known: {', '.join(sorted(known))}. Or pull a repository that holds OpenVINO files.",
             )
         return None
 

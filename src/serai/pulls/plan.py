@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from serai.errors import InvalidInput
-from serai.hub.choice import ORDER, Choice, Format, choose
+from serai.hub.choice import ORDER, PIPELINE, Choice, Format, choose
 from serai.hub.model import Listing, PulledSource
 from serai.pulls.errors import ModelNameTaken, NothingToPull, UnsupportedWeights
 from serai.pulls.model import Converter, Plan, PullPolicy, PullRequest, Quantize, Wanted
@@ -65,6 +65,8 @@ def plan(
     Raises FilesRefused, UnsupportedWeights, what the converter names as obstacle, ModelNameTaken.
     """
     choice = _choice(wish, listing, converter)
+    if is_pipeline(choice) and not listing.task:
+        listing = replace(listing, task="image-generation")
     quantization, convert, why = decide(request.quantize, choice, listing, policy)
     if convert and (obstacle := converter.obstacle(listing.architectures)) is not None:
         raise obstacle
@@ -97,14 +99,19 @@ def decide(quantize: Quantize, choice: Choice, listing: Listing, policy: PullPol
             "The repository holds GGUF files, which no engine here reads.",
             hint="Pull the repository with the safetensors that they were made from, or one with OpenVINO files.",
         )
-    if choice.format is not Format.SAFETENSORS or not _has_config(choice):
+    if choice.format is not Format.SAFETENSORS or not (_has_config(choice) or is_pipeline(choice)):
         if quantize not in ("auto", "no"):
-            kept = "These weights are taken as they are published; only safetensors with a config.json are converted."
+            kept = "These weights are taken as they are published; only safetensors of a whole model are converted."
             raise InvalidInput.at("quantize", f"must be 'auto' or 'no' here: {kept}")
         return _published(choice, listing), False, f"The published {choice.format} files are taken as they are."
     size, where = _halves(choice, listing), f"{listing.name}"
+    on_cpu = is_pipeline(choice) and policy.device == "cpu"
+    if on_cpu and quantize == "q4":
+        raise InvalidInput.at("quantize", "must be 'auto', 'q8', 'fp16', 'fp32' or 'no' for image pipelines on a CPU")
     if quantize == "auto":
-        quantization, why = _automatic(size, policy)
+        # A pipeline computes in 32 bits on a CPU, and so is held, whatever its file is in: 8 bits would save nothing.
+        why = "16 bits: an image pipeline is held in 32 bits on a CPU whatever its files are in."
+        quantization, why = ("fp16", why) if on_cpu else _automatic(size, policy)
     else:
         quantization, why = _STORED[quantize], f"quantize={quantize} was asked for."
     if policy.device == "cuda":
@@ -135,6 +142,11 @@ def _choice(wish: Wanted, listing: Listing, converter: Converter) -> Choice:
     can_convert = converter.obstacle(listing.architectures) is None
     order = ORDER if can_convert else (Format.IR, *(one for one in ORDER if one is not Format.IR))
     return choose(listing.files, allow_pickle=wish.allow_pickle, allow_remote_code=wish.allow_remote_code, order=order)
+
+
+def is_pipeline(choice: Choice) -> bool:
+    """Say whether the weights are parts of one pipeline."""
+    return any(file.path == PIPELINE for file in choice.files)
 
 
 def _has_config(choice: Choice) -> bool:

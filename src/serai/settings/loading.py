@@ -124,8 +124,15 @@ def _split(key: str, text: str) -> Any:
     """Return a variable's text as the form of its setting: 'a,b' for a list, 'name=value,…' for a table."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if key in _MAP_FIELDS:
-        return {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in parts)}
+        return dict(_pair(key, part) for part in parts)
     return parts if key in _LIST_FIELDS else text
+
+
+def _pair(key: str, part: str) -> tuple[str, str]:
+    name, _, value = (piece.strip() for piece in part.partition("="))
+    if not name or not value or name.startswith("{"):
+        raise ConfigurationError(f"{PREFIX}{key.upper()} is written name=value,name=value.", hint=HINT)
+    return name, value
 
 
 def _read_value_file(variable: str, path: str) -> str:

@@ -212,9 +212,14 @@ class Settings(BaseModel):
     )
     image_max_queued: Count = Field(1000, description="Such jobs that may wait; further ones are refused with 503.")
     image_metadata: Literal["on", "off"] = Field(
-        "on", description="Whether what made a picture is written into its file.")
+        "on", description="Whether what made a picture is written into its file."
+    )
     image_retention_days: float | None = Field(
-        None, gt=0, le=36_500, description="How long pictures are kept that are no favourites; for ever if not given.", examples=[365]
+        None,
+        gt=0,
+        le=36_500,
+        description="How long pictures are kept that are no favourites; for ever if not given.",
+        examples=[365],
     )
 
     # Jobs

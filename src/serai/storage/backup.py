@@ -265,6 +265,8 @@ def _load(connection: Connection, source: Path, manifest: Manifest) -> None:
         rows = (_from_json(table, row) for row in _read_rows(source, table.name))
         while batch := list(islice(rows, _BATCH)):
             connection.execute(sa.insert(table), batch)
+    for name in _derived(connection):
+        connection.execute(sa.insert(sa.table(name, sa.column(name))).values({name: "rebuild"}))
 
 
 def _refuse_rows(connection: Connection) -> None:
@@ -280,11 +282,13 @@ def _tables(connection: Connection) -> Iterator[tuple[sa.Table, list[sa.ColumnEl
 
     In that order a row comes after the row of its own table that it points to (a child after its
     parent). The tables are read from the database and not from the code, so a backup of any revision
-    can be made and loaded; times are then plain integers.
+    can be made and loaded; times are then plain integers. What is derived from other tables is left
+    out, and made again.
     """
     inspector = sa.inspect(connection)
+    derived = _derived(connection)
     for name, _ in inspector.get_sorted_table_and_fkc_names():
-        if name is None or name == "alembic_version":
+        if name is None or name == "alembic_version" or name.startswith(tuple(derived)):
             continue
         columns = [
             sa.Column(column["name"], Json if isinstance(column["type"], sa.JSON) else column["type"])
@@ -295,6 +299,14 @@ def _tables(connection: Connection) -> Iterator[tuple[sa.Table, list[sa.ColumnEl
         own = [c for key in keys if key["referred_table"] == name for c in key["constrained_columns"]]
         primary = inspector.get_pk_constraint(name)["constrained_columns"]
         yield table, [*(table.c[column].is_not(None) for column in own), *(table.c[column] for column in primary)]
+
+
+def _derived(connection: Connection) -> list[str]:
+    """Return SQLite's full text indexes. They hold no rows of their own; the tables inside begin with their names."""
+    if connection.dialect.name != "sqlite":
+        return []
+    virtual = sa.text("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE%'")
+    return list(connection.execute(virtual).scalars())
 
 
 def _blob_rows(folder: Path) -> Iterator[dict[str, Any]]:

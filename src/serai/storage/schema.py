@@ -13,7 +13,7 @@ from serai.storage.locks import Lock, hold
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision; a test holds it against the files in `migrations/versions`."""
 
 

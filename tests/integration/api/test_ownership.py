@@ -3,12 +3,14 @@
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
 from support.api import ROLES, Running, running
+from support.picture_api import add_painter, drawn
 
 pytestmark = pytest.mark.anyio
 
@@ -49,20 +51,29 @@ async def a_response(client: httpx.AsyncClient) -> str:
     return str(made.json()["id"])
 
 
+async def a_picture(client: httpx.AsyncClient) -> str:
+    return str((await drawn(client))[0]["id"])
+
+
 OWNED: dict[str, Callable[[httpx.AsyncClient], Awaitable[str]]] = {
     "key_id": a_key,
     "file_id": a_file,
     "job_id": a_job,
     "session_id": a_session,
     "response_id": a_response,
+    "image_id": a_picture,
 }
 """Path parameter → how a user comes to have one. What belongs to nobody in particular is in SHARED."""
 
-BODIES = {"/sessions/{session_id}/messages": {"content": "hello"}}
+BODIES: dict[str, Any] = {
+    "/sessions/{session_id}/messages": {"content": "hello"},
+    "/images/{image_id}": {"favourite": True},
+}
 """What a route is sent whose body is read before the id is looked for."""
 
-SHARED = {"name", "model_id", "reference", "version", "other", "alias", "service_id"}
-"""Path parameters of routes that users below admin reach, whose objects are everybody's."""
+SHARED = {"name", "model_id", "reference", "version", "other", "alias", "service_id", "picture_id"}
+"""Path parameters of routes that users below admin reach, whose objects are everybody's, or whoever's who has the
+signed address of a picture."""
 
 
 @pytest.fixture
@@ -71,6 +82,7 @@ async def app(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Running]:
         toy = {"id": "toy", "task": "chat", "version": "1.0.0", "engine": "fake"}
         made = await started.admin.post("/models", json={**toy, "source": {"kind": "package", "name": "toy"}})
         assert made.status_code == 201, made.text
+        await add_painter(started.admin)
         yield started
 
 
@@ -124,7 +136,7 @@ async def test_lists_hold_ones_own(app: Running, role: str) -> None:
     """No list tells a user below admin of what another made; an admin sees both."""
     owner = await app.make_user("owner", "user")
     other = await app.make_user("other", role)
-    for collection, make in (("/keys", a_key), ("/files", a_file), ("/jobs", a_job)):
+    for collection, make in (("/keys", a_key), ("/files", a_file), ("/jobs", a_job), ("/images", a_picture)):
         theirs = await make(owner)
         shown = await other.get(collection)
         if shown.status_code != 403:

@@ -13,6 +13,7 @@ from corpus.identifiers import HOSTILE_IDS
 from corpus.texts import BAD_JSON_BODIES, HOSTILE_HEADERS, HOSTILE_STRINGS
 from serai.auth.limits import Limiter
 from support.api import Running
+from support.picture_api import PAINTER
 from support.positions import MARK, Position, operations, positions
 from support.raw import RawAnswer, ask
 
@@ -68,6 +69,12 @@ EXAMPLES: dict[tuple[str, str], Callable[[int], dict[str, Any]]] = {
     ("POST", "/v1/chat/completions"): lambda _: {"model": "talker", "messages": SAID},
     ("POST", "/v1/completions"): lambda _: {"model": "talker", "prompt": "hello"},
     ("POST", "/v1/embeddings"): lambda _: {"model": "some-vectors", "input": "hello"},
+    ("POST", "/v1/images/generations"): lambda _: {
+        "model": "v1-painter",
+        "prompt": "hello",
+        "size": "64x64",
+        "steps": 1,
+    },
     ("POST", "/v1/responses"): lambda _: {"model": "talker", "input": "hello"},
     ("POST", "/api/chat"): lambda _: {"model": "talker", "messages": SAID, "stream": False},
     ("POST", "/api/generate"): lambda _: {"model": "talker", "prompt": "hello", "stream": False},
@@ -77,6 +84,10 @@ EXAMPLES: dict[tuple[str, str], Callable[[int], dict[str, Any]]] = {
     ("POST", "/api/copy"): lambda n: {"source": "some", "destination": f"copy{n}"},
     ("DELETE", "/api/delete"): lambda n: {"model": f"copy{n}"},
     ("POST", "/api/pull"): lambda _: {"model": "folder:nowhere/some", "stream": False},
+    ("POST", "/images/generations"): lambda _: {"model": "painter", "prompt": "a red fox"},
+    ("POST", "/images/archive"): lambda _: {"filter": {"search": "fox"}},
+    ("PATCH", "/images/{image_id}"): lambda _: {"tags": ["a"]},
+    ("POST", "/prompts/enrich"): lambda _: {"prompt": "a red fox", "style": "anime", "model": "talker"},
     ("POST", "/services"): lambda n: {"id": f"service{n}", "task": "chat"},
     ("PATCH", "/services/{service_id}"): lambda _: {},
     ("PATCH", "/services/{service_id}/version"): lambda _: {"version": "1.0.0"},
@@ -127,6 +138,10 @@ class Prober:
             "service_id": await self.send("POST", "/services", {"id": "some-service", "task": "chat", **bound}),
             "talker": await self.send("POST", "/models", {**SOME_MODEL, "id": "talker"}),
             "vectors": await self.send("POST", "/models", {**SOME_MODEL, "id": "some-vectors", "task": "embedding"}),
+            "v1-painter": await self.send(
+                "POST", "/models", {**SOME_MODEL, "id": "v1-painter", "task": "image-generation"}
+            ),
+            "painter": await self.send("POST", "/models", PAINTER),
             "session_id": await self.send("POST", "/sessions", {"model": "talker"}),
             "response_id": await self.send("POST", "/v1/responses", {"model": "talker", "input": "hello"}),
         }
@@ -137,6 +152,15 @@ class Prober:
         answer = await self.send("PUT", "/secrets/a_secret", {"value": "v", "origins": ["https://example.test"]})
         assert answer.status == 200, answer
         self.ids["file_id"] = "file_0"
+        self.ids["image_id"] = await self._picture()
+        self.ids["picture_id"] = "img_0"
+
+    async def _picture(self) -> str:
+        """Have a picture made, and return its id."""
+        accepted = await self.send("POST", "/images/generations", {"model": "painter", "prompt": "x"})
+        job = f"/jobs/{json.loads(accepted.body)['job_id']}"
+        await self.send("GET", f"{job}/events")
+        return str(json.loads((await self.send("GET", job)).body)["result"]["images"][0]["id"])
 
     async def send(self, method: str, target: str, body: Any = None) -> RawAnswer:
         return await self.raw(method, target, b"" if body is None else json.dumps(body).encode())

@@ -129,3 +129,84 @@ def test_damaged_headers_count_as_absent(tmp_path: Path, header: bytes, length: 
     assert weights.tensors == {}
     told = estimate(weights, engine="transformers", device_kind="cpu", quantization="none")
     assert told.weights == weights.files["model.safetensors"]
+
+
+SD_UNET = {"sample_size": 64, "block_out_channels": [320, 640, 1280, 1280]}
+SD_VAE = {"block_out_channels": [128, 256, 512, 512]}
+
+
+def pipeline(files: dict[str, int], config: dict[str, Any] | None = None, **tensors: int) -> Weights:
+    parts = {"unet": SD_UNET, "vae": SD_VAE} if config is None else config
+    return Weights(files=files, tensors=tensors, config=parts)
+
+
+def test_pipelines_on_openvino_are_held_in_32_bits() -> None:
+    """Beside the mapped file, whatever that is in; the parts lie in folders; 16 bits of arithmetic hold half."""
+    files = {"unet/openvino_model.bin": 1720 * MB, "vae_decoder/openvino_model.bin": 100 * MB}
+
+    def held(quantization: str, **options: Any) -> float:
+        told = estimate(
+            pipeline(files), engine="openvino-image", device_kind="cpu", quantization=quantization, options=options
+        )
+        return told.weights / sum(files.values())
+
+    assert (held("fp32"), held("fp16"), held("none")) == (2, 3, 3)
+    assert held("fp16", precision="bf16") == 2
+    assert 4 < held("int8") < 5
+
+
+@pytest.mark.parametrize("engine", ["openvino-image", "diffusers"])
+def test_larger_pictures_take_more(engine: str) -> None:
+    """Activations of a pipeline grow with the pictures that it was trained for, four times for twice the side."""
+    files = {"unet/a.safetensors": 1720 * MB}
+
+    def activations(**unet: Any) -> int:
+        weights = pipeline(files, {"unet": {**SD_UNET, **unet}, "vae": SD_VAE})
+        return estimate(weights, engine=engine, device_kind="cpu", quantization="none").activations
+
+    usual, large = activations(), activations(sample_size=128)
+    assert 1.5 * 10**9 < usual < 3 * 10**9
+    assert 2 < large / usual <= 4
+    assert 64 * MIB <= activations(sample_size=8, block_out_channels=[32, 64]) < usual / 8
+
+
+def test_pipelines_by_diffusers_are_held_as_they_are_loaded() -> None:
+    """In 32 bits on a CPU, in 16 on CUDA; quantizing is of the denoiser alone; the safety checker is not loaded."""
+    files = {"unet/a.safetensors": 800 * MB, "vae/a.safetensors": 200 * MB, "safety_checker/a.safetensors": 600 * MB}
+    weights = pipeline(files, F16=1600 * MB)
+
+    def held(device_kind: str, **options: Any) -> int:
+        told = estimate(weights, engine="diffusers", device_kind=device_kind, quantization="none", options=options)
+        return told.weights // MB
+
+    assert (held("cuda"), held("cpu"), held("cpu", dtype="bfloat16")) == (1000, 2000, 1000)
+    assert held("cuda", quantize="nf4") == 200 + int(400 * 0.66)
+    told = estimate(weights, engine="diffusers", device_kind="cuda", quantization="none")
+    assert told.activations >= 3 * 2**30
+    assert (
+        held("cpu")
+        == 2 * estimate(pipeline(files), engine="diffusers", device_kind="cuda", quantization="none").weights // MB
+    )
+
+
+@pytest.mark.parametrize("value", ["many", -1, None, True, [], {}, [{}], ["a", -5, 2**40]])
+def test_odd_configurations_of_pipelines_do_no_harm(value: Any) -> None:
+    """Nonsense counts as absent, in the configuration of a part as in a model's."""
+    config = {"unet": dict.fromkeys(SD_UNET, value), "vae": value, "transformer": value}
+    for engine in ("openvino-image", "diffusers"):
+        weights = pipeline({"unet/a.safetensors": MB}, config)
+        told = estimate(weights, engine=engine, device_kind="cpu", quantization="none")
+        assert MB < told.bytes < 20 * 2**30
+
+
+def test_the_parts_of_a_pipeline_are_read(tmp_path: Path) -> None:
+    """With model_index.json the configurations of the parts count, under their folders' names."""
+    (tmp_path / "model_index.json").write_text("{}")
+    for part, config in (("unet", SD_UNET), ("vae_decoder", SD_VAE), ("text_encoder", {"vocab_size": 5})):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_bytes(msgspec.json.encode(config))
+        (tmp_path / part / "openvino_model.bin").write_bytes(bytes(100))
+    weights = weights_in(tmp_path)
+    assert weights.config == {"unet": SD_UNET, "vae_decoder": SD_VAE}
+    told = estimate(weights, engine="openvino-image", device_kind="cpu", quantization="fp32")
+    assert told.weights == 600

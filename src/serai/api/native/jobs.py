@@ -160,8 +160,11 @@ async def events(
     async def frames() -> AsyncGenerator[bytes, None]:
         async with aclosing(parts.feed.follow(job_id, owner_id=owner, after=start)) as followed:
             async for entry in followed:
-                # A browser keeps the number of a frame without data, and tells nobody of it.
-                yield b"id: %d\n\n" % entry.seq if entry.was_shown else sse(entry.event, entry.seq)
+                if entry.was_shown and entry.seq is not None:
+                    # A browser keeps the number of a frame without data, and tells nobody of it.
+                    yield b"id: %d\n\n" % entry.seq
+                else:
+                    yield sse(entry.event, entry.seq)
 
     headers = {"x-accel-buffering": "no"}
     return StreamingResponse(with_heartbeat(frames(), until=parts.stopping), media_type=SSE_TYPE, headers=headers)

@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from serai.api.access import Routes, caller_of, parts_of
 from serai.api.answers import Live, begun, chats_of, embedder_of, json_response, serving_of, unless_gone, whole
-from serai.api.ollama import encoding, errors
+from serai.api.image_jobs import ImagesAccepted, ImagesIn, Key, accept
+from serai.api.ollama import encoding, errors, images
 from serai.api.ollama.encoding import Kind, Lines, moment
-from serai.api.ollama.wire import EmbeddingIn, EmbedIn, GenerateIn, OllamaChatIn, keep_alive_of
+from serai.api.ollama.wire import EmbeddingIn, EmbedIn, GenerateBody, OllamaChatIn, keep_alive_of
 from serai.api.streams import NDJSON_TYPE
 from serai.auth.policy import Role, check_access
 from serai.chat.chats import MAX_TIMEOUT_S, Ask
@@ -33,12 +34,24 @@ async def chat(request: Request, body: OllamaChatIn) -> Response:
 
 
 @routes.post(
-    "/api/generate", access=Role.USER, operation_id="ollama_generate", response_class=Response, rehearsable=False
+    "/api/generate",
+    access=Role.USER,
+    operation_id="ollama_generate",
+    response_class=Response,
+    rehearsable=False,
+    responses={202: {"description": "With model_id.", "model": ImagesAccepted}},
 )
-async def generate(request: Request, body: GenerateIn) -> Response:
-    """Answer a prompt. Without one: load the model, or with keep_alive 0 unload it (for moderators)."""
+async def generate(request: Request, body: GenerateBody, idempotency_key: Key = None) -> Response:
+    """Answer a prompt: by a text, by a picture, or, with `model_id`, by a job that makes pictures.
+
+    Without a prompt: load the model, or with keep_alive 0 unload it (for moderators).
+    """
+    if isinstance(body, ImagesIn):
+        return json_response((await accept(request, body, idempotency_key)).model_dump(mode="json"), 202)
     if not body.prompt and not body.images:
         return await _residence(request, "generate", body.model, keep_alive_of(body.keep_alive), stream=body.stream)
+    if images.draws(await parts_of(request).registry.current(), body.model):
+        return await images.answered(request, body)
     return await _answered(request, "generate", body.ask(), body.model, stream=body.stream)
 
 

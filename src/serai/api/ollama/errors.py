@@ -1,14 +1,12 @@
 """Errors in Ollama's form: `{"error": "text"}`."""
 
-import math
 from collections.abc import Mapping
 
 import msgspec
 from starlette.responses import Response
 
-from serai import errors
 from serai.api.answers import json_response
-from serai.api.errors import NO_RETRY, status_of
+from serai.api.errors import headers_of, status_of
 from serai.errors import SeraiError
 
 _BAD_REQUEST = 400
@@ -22,15 +20,10 @@ def text_of(error: SeraiError) -> str:
 
 def respond(error: SeraiError, headers: Mapping[str, str] | None = None) -> Response:
     """Return the response that tells `error` in this dialect."""
-    told = dict(headers or {})
-    if error.retry_after is not None:
-        told["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-    if isinstance(error, errors.Unauthenticated):
-        told["www-authenticate"] = 'Bearer realm="serai"'
-    if isinstance(error, errors.DeadlineExceeded):
-        told |= NO_RETRY
     status = status_of(error)
-    return json_response({"error": text_of(error)}, _BAD_REQUEST if status in _AS_BAD_REQUEST else status, told)
+    return json_response(
+        {"error": text_of(error)}, _BAD_REQUEST if status in _AS_BAD_REQUEST else status, headers_of(error, headers)
+    )
 
 
 def line(error: SeraiError) -> bytes:

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 
+from serai.api.image_jobs import ImagesIn
 from serai.api.wire import Wire
 from serai.chat.chats import Ask
 from serai.chat.messages import Message, from_ollama, picture_of, tools_of
@@ -170,6 +171,16 @@ class GenerateIn(Asked):
         user = Message(role="user", parts=(*pictures, self.prompt))
         system = (Message(role="system", parts=(self.system,)),) if self.system else ()
         return self.asked(messages=(*system, user))
+
+
+def _generate_body(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Read a body as the one of the two that it is, so that errors name its own fields alone."""
+    kind = ImagesIn if isinstance(value, dict) and "model_id" in value else GenerateIn
+    return kind.model_validate(value)
+
+
+GenerateBody = Annotated[GenerateIn | ImagesIn, WrapValidator(_generate_body)]
+"""Ollama's own call, or, with `model_id`, the one of the service that this one replaces."""
 
 
 class EmbedIn(Wire):

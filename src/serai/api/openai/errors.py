@@ -1,6 +1,5 @@
 """Errors in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`, and the headers that its clients read."""
 
-import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -9,7 +8,7 @@ from starlette.responses import Response
 
 from serai import errors
 from serai.api.answers import json_response
-from serai.api.errors import NO_RETRY, status_of
+from serai.api.errors import headers_of, status_of
 from serai.auth.limits import Allowance
 from serai.errors import SeraiError
 from serai.registry.errors import ModelNotFound
@@ -59,14 +58,9 @@ def respond(
 ) -> Response:
     """Return the response that tells `error` in this dialect."""
     status, body = openai_error(error, partial)
-    told = dict(headers or {})
+    told = headers_of(error, headers)
     if error.retry_after is not None:
-        told["retry-after"] = str(max(1, math.ceil(error.retry_after)))
         told["retry-after-ms"] = str(max(1, round(error.retry_after * 1000)))
-    if isinstance(error, errors.Unauthenticated):
-        told["www-authenticate"] = 'Bearer realm="serai"'
-    if isinstance(error, errors.DeadlineExceeded):
-        told |= NO_RETRY
     if isinstance(error, errors.RateLimited) and allowance is not None:
         what = "tokens" if isinstance(error.details, Mapping) and error.details.get("of") == "tokens" else "requests"
         shown = {"limit": allowance.limit, "remaining": allowance.remaining, "reset": f"{allowance.reset_s:.0f}s"}

@@ -70,7 +70,7 @@ def enqueue(connection: Connection, clock: Clock, new: NewJob) -> Job:
     May be called inside any writing transaction: the job exists if and only if that commits.
     Raises IdempotencyMismatch, QueueFull, and for its parent JobNotFound or JobFinished.
     """
-    earlier = _find_same(connection, new)
+    earlier = find_same(connection, new)
     if earlier is not None:
         return earlier
     _check_room(connection, new)
@@ -84,7 +84,7 @@ def enqueue(connection: Connection, clock: Clock, new: NewJob) -> Job:
     }
     row = connection.execute(insert_job(connection.dialect.name), values).one_or_none()
     if row is None:  # another transaction stored the same key between our look and our insert
-        return _find_same(connection, new) or _refuse_overtaken()
+        return find_same(connection, new) or _refuse_overtaken()
     if new.parent_id is not None:
         _count_child(connection, new.parent_id, new.owner_id)
     announce(connection, QUEUE_TOPIC, new.resource)
@@ -106,7 +106,8 @@ def _refuse_overtaken() -> Job:
     raise DatabaseUnavailable("The same request is being stored at this moment.", retry_after=1)
 
 
-def _find_same(connection: Connection, new: NewJob) -> Job | None:
+def find_same(connection: Connection, new: NewJob) -> Job | None:
+    """Return the job that the owner stored with the same idempotency key. Raises IdempotencyMismatch."""
     if new.idempotency_key is None:
         return None
     same = (jobs.c.owner_id == new.owner_id, jobs.c.idempotency_key == new.idempotency_key)
@@ -217,7 +218,7 @@ def finish(
     check_json(result, "result")  # as it was given: what an event makes of it may be storable where this is not
     done = Done(result=dict(result))
     statement = move_job(connection.dialect.name, "finish", unless_cancelled=True)
-    values = {"result": as_json(done)["result"], **_shown(outcome)}
+    values = {"result": as_json(done)["result"], "error": None, **_shown(outcome)}
     job = apply(connection, clock, statement, job_id, token, [*outcome.events, done], values)
     if job is None:  # the claim is lost, or a cancel was asked for
         return end_cancelled(connection, clock, held(connection, job_id, token), outcome.events)

@@ -4,7 +4,7 @@
 
 It writes one JSON object per line: `Step` while it goes on, and at the end `Converted` or `Refused`.
 Killing it leaves no target: the folder gets its name when it is complete. The libraries it imports
-(torch, transformers, openvino, nncf) stay in that process.
+(torch, transformers, diffusers, openvino, nncf) stay in that process.
 """
 
 from typing import Annotated, Literal
@@ -13,7 +13,10 @@ import msgspec
 from msgspec import Meta
 
 ARCHITECTURES = frozenset({"GPT2LMHeadModel", "LlamaForCausalLM", "OPTForCausalLM", "Qwen3ForCausalLM"})
-"""What can be converted, by the names in config.json."""
+"""Language models that can be converted, by the names in config.json."""
+
+PIPELINES = frozenset({"StableDiffusionImg2ImgPipeline", "StableDiffusionPipeline"})
+"""Image pipelines that can be converted, by the names in model_index.json."""
 
 Quantization = Literal["int8", "int4", "fp16", "fp32"]
 

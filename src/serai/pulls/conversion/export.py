@@ -1,4 +1,4 @@
-"""From a Hugging Face checkpoint to a network that OpenVINO GenAI batches continuously.
+"""From a Hugging Face checkpoint to a network that OpenVINO GenAI batches continuously; image pipelines: `pipelines`.
 
 What its ContinuousBatchingPipeline asks for: inputs input_ids, attention_mask, position_ids and beam_idx,
 one output logits, the keys and values of each layer as state that beam_idx reorders, and one
@@ -11,15 +11,16 @@ import gc
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 
+from serai.engines.openvino_image_folder import INDEX
 from serai.engines.openvino_llm_folder import EXPORT, MODEL, Export, ModelConfig, read_as, read_json
 from serai.engines.quiet import quieten, quieten_transformers
-from serai.errors import Conflict, InvalidInput, LoadFailed
+from serai.errors import InvalidInput, LoadFailed
 from serai.pulls.conversion import Converted, Quantization
+from serai.pulls.conversion.folders import whole_folder
 
 quieten()
 import openvino  # noqa: E402 - after its telemetry is switched off
@@ -49,24 +50,24 @@ COPIED = (
 
 
 def convert(source: Path, target: Path, *, quantization: Quantization, report: Report, threads: int = 1) -> Converted:
-    """Write the model of `source` to `target` for OpenVINO GenAI.
+    """Write the model of `source` to `target` for OpenVINO.
 
     `source`: a folder with config.json, safetensors and tokenizer.json; or one that holds IR, which is
-    only compressed. Nothing is left at `target` unless all went well. Raises InvalidInput for what cannot
-    be converted, Conflict if `target` exists, LoadFailed for a broken source.
+    only compressed; or an image pipeline with model_index.json (see `pipelines`). Nothing is left at `target`
+    unless all went well. Raises InvalidInput for what cannot be converted, Conflict if `target` exists,
+    LoadFailed for a broken source.
     """
-    if target.exists():
-        raise Conflict("The target of the conversion exists already.")
-    with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-        made = Path(scratch) / "model"
-        made.mkdir()
+    if (source / INDEX).is_file():
+        from serai.pulls.conversion.pipelines import export_pipeline
+
+        return export_pipeline(source, target, quantization=quantization, report=report, threads=threads)
+    with whole_folder(target) as made:
         if (source / MODEL).exists():
             export = _compress_export(source, made, quantization, report)
         else:
             export = _export(source, made, quantization, report, threads)
         _copy_files(source, made)
         (made / EXPORT).write_bytes(msgspec.json.encode(export))
-        made.rename(target)
     size = sum(file.stat().st_size for file in target.iterdir())
     report("done", 1.0)
     return Converted(quantization=quantization, architecture=export.architecture, bytes=size)

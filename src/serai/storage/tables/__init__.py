@@ -4,7 +4,7 @@ Times are integer microseconds since the epoch (`Instant`), so that both databas
 and index them alike and no naive time can slip in. JSON columns hold only what JSON can say.
 """
 
-from serai.storage.tables import access, blobs, chat, jobs, log, registry, runtime
+from serai.storage.tables import access, blobs, chat, images, jobs, log, registry, runtime
 from serai.storage.tables.base import metadata
 
-__all__ = ["access", "blobs", "chat", "jobs", "log", "metadata", "registry", "runtime"]
+__all__ = ["access", "blobs", "chat", "images", "jobs", "log", "metadata", "registry", "runtime"]

@@ -1,0 +1,99 @@
+"""Jobs that routes of every dialect make, and wait for: enqueued, rehearsed, followed to their end."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from typing import Any
+
+from anyio import CancelScope
+from starlette.requests import Request
+
+from serai.api.access import caller_of, is_rehearsal, parts_of
+from serai.api.changes import Rehearsed
+from serai.api.parts import Parts
+from serai.auth.policy import ANY_SCOPE, Role, check_access
+from serai.errors import InvalidInput
+from serai.events import Done, Event, Failed, fold
+from serai.jobs import store
+from serai.jobs.model import DEFAULT_PRIORITY, Job, JobFinished, JobNotFound, NewJob
+
+LEAST_ROLES: Mapping[str, Role] = {"pull": Role.MODERATOR}
+"""Kinds of job that not every user may enqueue."""
+
+
+def one_key(of_body: str | None, of_header: str | None) -> str | None:
+    """Return the idempotency key that body or header give. Raises InvalidInput where they differ."""
+    if of_header is not None and of_body not in (None, of_header):
+        raise InvalidInput.at("idempotency_key", "and the header Idempotency-Key differ")
+    return of_body or of_header
+
+
+def prepare(
+    request: Request,
+    kind: str,
+    payload: Mapping[str, Any],
+    *,
+    priority: int = DEFAULT_PRIORITY,
+    idempotency_key: str | None = None,
+    webhook_url: str | None = None,
+) -> NewJob:
+    """Return a checked job of the caller's for `enqueue`.
+
+    Raises UnknownJobKind, InvalidInput, and Forbidden where its kind asks for a higher role.
+    """
+    parts, caller = parts_of(request), caller_of(request)
+    check_access(caller, LEAST_ROLES.get(kind, Role.USER), ANY_SCOPE)
+    return parts.runners.prepare(
+        kind=kind,
+        payload=payload,
+        owner_id=caller.user_id,
+        new_id=parts.new_id,
+        priority=priority,
+        idempotency_key=idempotency_key,
+        webhook_url=webhook_url,
+    )
+
+
+async def enqueue(request: Request, new: NewJob) -> Job:
+    """Store the job, or return the earlier one of its idempotency key; in a rehearsal only tell of it.
+
+    Raises IdempotencyMismatch, QueueFull.
+    """
+    parts = parts_of(request)
+    if is_rehearsal(request):
+        raise Rehearsed.of("jobs.enqueue", "job", new.id, after={"kind": new.kind, "priority": new.priority})
+    return await parts.writes.run(store.enqueue, parts.clock, new)
+
+
+class Awaited:
+    """A job whose client waits for it: when the client leaves, nobody wants what it makes, and it is cancelled."""
+
+    def __init__(self, parts: Parts, job: Job) -> None:
+        self._parts = parts
+        self._job = job
+        self._is_over = False
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Yield the events of the job, each once, those of its past first; the last one is `Done` or `Failed`."""
+        job = self._job
+        async with aclosing(self._parts.feed.follow(job.id, owner_id=job.owner_id, after=None)) as entries:
+            async for entry in entries:
+                self._is_over = isinstance(entry.event, Done | Failed)
+                if not entry.was_shown:
+                    yield entry.event
+
+    async def last(self) -> Done | Failed:
+        """Return how the job ended; cancel it where this is cancelled."""
+        try:
+            async with aclosing(self.events()) as events:
+                return await fold(events)
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Cancel the job, if its end was not seen."""
+        if self._is_over:
+            return
+        self._is_over = True
+        with CancelScope(shield=True), suppress(JobFinished, JobNotFound):
+            job = self._job
+            await self._parts.database.run(store.cancel, self._parts.clock, job.id, owner_id=job.owner_id)

@@ -1,0 +1,70 @@
+"""Pictures as files: from an engine's pixels to PNG, JPEG and WebP. Pure and slow: call it in a thread."""
+
+import io
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+
+from serai.errors import EngineFailed
+from serai.images.metadata import embed
+from serai.images.model import MAX_SIDE, Format
+
+THUMBNAIL_SIDE = 256
+DEFAULT_QUALITY = 90
+_PPM = re.compile(rb"P6\s+(\d{1,5})\s+(\d{1,5})\s+255\s")
+
+
+def read_ppm(data: bytes) -> Image.Image:
+    """Return the picture of a binary PPM (P6, 8 bits). Raises EngineFailed for anything else, or another size."""
+    head = _PPM.match(data)
+    size = (0, 0) if head is None else (int(head[1]), int(head[2]))
+    if head is None or not all(1 <= side <= MAX_SIDE for side in size):
+        raise EngineFailed("The engine told pixels in a form that is not PPM.")
+    if len(data) - head.end() != 3 * size[0] * size[1]:
+        raise EngineFailed("The engine told another number of pixels than it said.")
+    return Image.frombytes("RGB", size, data[head.end() :])
+
+
+def encode(
+    image: Image.Image,
+    *,
+    format: Format,  # noqa: A002 - the field's name
+    quality: int | None = None,
+    document: Mapping[str, Any] | None,
+) -> bytes:
+    """Return the file; the same input gives the same bytes.
+
+    `quality`: of JPEG and WebP, 1 to 100, None: 90. `document`: what made the picture, to be embedded; None: the
+    file tells nothing of how it was made, nor by what.
+    """
+    if format == "jpeg":
+        image = _opaque(image)
+    options = {} if format == "png" else {"quality": DEFAULT_QUALITY if quality is None else quality}
+    data = _saved(image, format, **options)
+    return data if document is None else embed(data, document)
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """Return a WebP whose longer side is 256 pixels, or the picture's own where that is shorter."""
+    small = image.copy()
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    return _saved(small, "webp", quality=80)
+
+
+def _saved(image: Image.Image, kind: Format, **options: int) -> bytes:
+    plain = image.copy()
+    plain.info = {}  # Pillow writes some of what it read: comments, profiles, the EXIF of a remote engine
+    file = io.BytesIO()
+    plain.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return the picture over white, for a format that knows no transparency."""
+    if "A" not in image.getbands():
+        return image.convert("RGB")
+    below = Image.new("RGB", image.size, "white")
+    below.paste(image, mask=image.getchannel("A"))
+    return below

@@ -1,0 +1,240 @@
+"""Pictures as jobs: from the request to the gallery, through a real worker that draws gradients."""
+
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from PIL import Image
+
+from serai.api.parts import Parts
+from serai.images import store
+from serai.images.model import Picture
+from serai.storage import links
+from serai.storage.tables.blobs import blob_links
+from support.api import Running, running
+from support.images import a_png, ask, drawn, ended, events_of, generating, job_of, paints, upload
+from support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+Follow = Callable[[str], Awaitable[list[Picture]]]
+
+
+@pytest.fixture
+async def server(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Running]:
+    async with running(tmp_path / "home", worker_threads=1) as started:
+        await paints(started.admin, "painter")
+        yield started
+
+
+def parts_of(server: Running) -> Parts:
+    parts: Parts = server.app.state.parts
+    return parts
+
+
+async def rows_of(server: Running, job_id: str) -> list[Picture]:
+    return await parts_of(server).database.read(store.of_job, job_id, None)
+
+
+async def content(server: Running, digest: str) -> bytes:
+    return b"".join([piece async for piece in parts_of(server).blobs.read(digest)])
+
+
+async def test_a_job_ends_with_pictures_in_the_gallery(server: Running) -> None:
+    """Result, rows, blobs and thumbnails agree; each picture has the next seed; the decision is stored."""
+    job_id = await ask(server.admin, "painter", settings={"num_images": 2, "seed": 5})
+    job = await ended(server.admin, job_id)
+    assert job["status"] == "succeeded", job
+    result, rows = job["result"], await rows_of(server, job_id)
+    assert (result["model"], result["version"], result["seed"]) == ("painter", "1.0.0", 5)
+    assert job["decision"]["reason"] == "default"
+    assert [(one["id"], one["seed"], one["sha256"], one["bytes"]) for one in result["images"]] == [
+        (row.id, row.seed, row.digest, row.size) for row in rows
+    ]
+    assert [row.seed for row in rows] == [5, 6]
+    for row in rows:
+        picture = Image.open(io.BytesIO(await content(server, row.digest)))
+        assert (picture.format, picture.size) == ("PNG", (64, 48))
+        thumb = Image.open(io.BytesIO(await content(server, row.thumb_digest)))
+        assert thumb.format == "WEBP"
+        assert (row.model, row.prompt, row.settings) == ("painter", "a fox", result["settings"])
+    assert result["settings"]["guidance_scale"] == 7.5, "defaults are filled in"
+    assert {"loading_s", "generating_s", "total_s", "denoising_s"} <= set(result["timings"])
+
+
+async def test_the_same_seed_gives_the_same_file(server: Running) -> None:
+    """Byte for byte, although the jobs differ: also where the first one drew its seed."""
+    first = await drawn(server.admin, await ask(server.admin, "painter"))
+    again = await drawn(server.admin, await ask(server.admin, "painter", settings={"seed": first["seed"]}))
+    other = await drawn(server.admin, await ask(server.admin, "painter"))
+    sent_again = await drawn(server.admin, await ask(server.admin, "painter", settings=first["settings"]))
+    digests = [one["images"][0]["sha256"] for one in (first, again, sent_again, other)]
+    assert digests[0] == digests[1] == digests[2] != digests[3]
+    assert first["seed"] != other["seed"]
+    assert len({one["images"][0]["id"] for one in (first, again, sent_again)}) == 3
+
+
+async def test_progress_is_told_in_stages_with_previews(server: Running) -> None:
+    """loading, generating with steps and ETA, saving; previews in between; nothing holds the picture itself."""
+    job_id = await ask(server.admin, "painter", settings={"num_images": 2, "num_inference_steps": 10}, previews=5)
+    await drawn(server.admin, job_id)
+    live = await events_of(server.admin, job_id)
+    stages = [event["stage"] for event in live if event["type"] == "progress"]
+    assert [stage for stage in dict.fromkeys(stages) if stage != "started"][-2:] == ["generating", "saving"]
+    steps = [event for event in live if event.get("stage") == "generating"]
+    assert set(steps[-1]["detail"]) == {"image", "images", "step", "steps", "eta_s"}
+    assert all(event["name"] == "preview" for event in live if event["type"] == "media")
+    followed = [entry.event async for entry in parts_of(server).feed.follow(job_id, owner_id=None, after=None)]
+    assert type(followed[-1]).__name__ == "Done"
+
+
+async def test_formats_and_settings_are_those_of_the_file(server: Running) -> None:
+    """JPEG and WebP are what they say, with the metadata in them unless it is switched off."""
+    for name in ("jpeg", "webp"):
+        result = await drawn(server.admin, await ask(server.admin, "painter", settings={"format": name, "quality": 80}))
+        (image,) = result["images"]
+        picture = Image.open(io.BytesIO(await content(server, image["sha256"])))
+        assert (str(picture.format).lower(), picture.size, result["settings"]["quality"]) == (name, (64, 48), 80)
+        assert b"a fox" in await content(server, image["sha256"])
+
+
+async def test_metadata_can_be_switched_off(tmp_path: Path) -> None:
+    """Then the file says nothing of the prompt."""
+    async with running(tmp_path / "home", worker_threads=1, image_metadata="off") as server:
+        await paints(server.admin, "painter")
+        result = await drawn(server.admin, await ask(server.admin, "painter"))
+        assert b"a fox" not in await content(server, result["images"][0]["sha256"])
+
+
+async def test_a_picture_is_started_from_and_masked(server: Running) -> None:
+    """The source is fitted to the size; where the mask is black it stays, whatever is drawn."""
+    red, black = await upload(server.admin, a_png()), await upload(server.admin, a_png(colour=(0, 0, 0)))
+    result = await drawn(server.admin, await ask(server.admin, "painter", image=red, mask=black))
+    picture = Image.open(io.BytesIO(await content(server, result["images"][0]["sha256"])))
+    assert picture.size == (64, 48)
+    assert picture.convert("RGB").getpixel((10, 10)) == (200, 30, 30)
+    free = await drawn(server.admin, await ask(server.admin, "painter", image=red))
+    changed = Image.open(io.BytesIO(await content(server, free["images"][0]["sha256"])))
+    assert changed.convert("RGB").getpixel((10, 10)) != (200, 30, 30)
+    assert free["settings"]["strength"] == 0.8
+
+
+async def test_a_picture_of_somebody_else_is_not_there(server: Running) -> None:
+    """The job fails, and says no more than that there is no such file."""
+    other = await server.make_user("ann", "user")
+    job = await ended(other, await ask(other, "painter", image=await upload(server.admin, a_png())))
+    assert (job["status"], job["error"]["code"], job["attempts"]) == ("failed", "FILE_NOT_FOUND", 1)
+
+
+async def test_wrong_settings_never_reach_a_worker(server: Running) -> None:
+    """What the version refuses ends the job with the setting's name, and nothing was loaded for it."""
+    await paints(server.admin, "bounded", parameters={"width": {"default": 64, "max": 64}})
+    job = await ended(server.admin, await ask(server.admin, "bounded", settings={"width": 128}))
+    assert (job["status"], job["error"]["code"]) == ("failed", "INVALID_INPUT")
+    assert "settings.width" in job["error"]["message"]
+    assert "128" in job["error"]["message"]
+    assert (await server.admin.get("/ps")).json()["items"] == []
+
+
+async def test_a_cancel_stops_the_model(server: Running, tmp_path: Path) -> None:
+    """While it draws: no run is left on the worker, no row and no blob is left of the job."""
+    await paints(server.admin, "slow", step_s=0.2)
+    job_id = await ask(server.admin, "slow", settings={"num_inference_steps": 200, "num_images": 2})
+    await generating(server.admin, job_id)
+    assert (await server.admin.post(f"/jobs/{job_id}/cancel")).status_code == 200
+    assert (await ended(server.admin, job_id))["status"] == "cancelled"
+
+    async def is_idle() -> bool:
+        items = (await server.admin.get("/ps")).json()["items"]
+        return all(item["in_flight"] == 0 for item in items)
+
+    await eventually(is_idle)
+    assert await rows_of(server, job_id) == []
+
+
+async def test_a_full_quota_is_told(tmp_path: Path) -> None:
+    """At the end where the pictures do not fit, and before anything is drawn where nothing would."""
+    async with running(tmp_path / "home", worker_threads=1, disk_quota_bytes=600) as server:
+        await paints(server.admin, "painter")
+        await paints(server.admin, "never", fail="load")
+        job = await ended(server.admin, await ask(server.admin, "painter", settings={"num_images": 4}))
+        assert (job["status"], job["error"]["code"]) == ("failed", "QUOTA_EXCEEDED")
+        assert await usage(server) == 0
+        ann = await server.make_user("ann", "user")
+        await upload(ann, a_png())
+        path = f"/users/{server.user_ids['ann']}"
+        assert (await server.admin.patch(path, json={"disk_quota_bytes": 1})).status_code == 200
+        refused = await ended(ann, await ask(ann, "never"))
+        assert (refused["status"], refused["error"]["code"]) == ("failed", "QUOTA_EXCEEDED")
+
+
+async def usage(server: Running) -> int:
+    def held(connection: Any) -> int:
+        owners = connection.execute(sa.select(blob_links.c.owner_id).distinct()).scalars()
+        return sum(links.usage(connection, owner) for owner in owners)
+
+    return await parts_of(server).database.read(held)
+
+
+async def test_a_chain_draws_where_its_first_cannot(server: Running) -> None:
+    """The decision of the job tells who drew and why."""
+    await paints(server.admin, "broken", fail="load")
+    chain = {"id": "draw", "task": "image-generation", "model_id": "broken", "fallback": [{"model": "painter"}]}
+    assert (await server.admin.post("/services", json=chain)).status_code == 201
+    job = await ended(server.admin, await ask(server.admin, "draw"))
+    assert (job["status"], job["result"]["model"]) == ("succeeded", "painter")
+    assert job["decision"]["reason"] == "fallback_error"
+    assert [link["outcome"] for link in job["decision"]["chain"]] == ["failed", "served"]
+
+
+async def test_a_model_that_cannot_be_loaded_fails_its_job_with_the_reason(server: Running) -> None:
+    """At once: trying again would not help."""
+    await paints(server.admin, "broken", fail="load")
+    job = await ended(server.admin, await ask(server.admin, "broken"))
+    assert (job["status"], job["error"]["code"], job["attempts"]) == ("failed", "LOAD_FAILED", 1)
+
+
+async def test_a_job_that_waits_shows_its_place(tmp_path: Path) -> None:
+    """Behind the one that runs: 1 is next; the more urgent of two goes first."""
+    gate = tmp_path / "gate"
+    async with running(tmp_path / "home", worker_threads=1, image_concurrency=1) as server:
+        await paints(server.admin, "gated", step_gate=str(gate))
+        first = await ask(server.admin, "gated")
+
+        async def runs() -> bool:
+            return bool((await job_of(server.admin, first))["status"] == "running")
+
+        await eventually(runs)
+        later = await ask(server.admin, "gated", priority=9)
+        urgent = await ask(server.admin, "gated", priority=0)
+        places = [(await job_of(server.admin, job))["position"] for job in (urgent, later)]
+        assert places == [1, 2]
+        gate.touch()
+        ends = [await ended(server.admin, job) for job in (first, later, urgent)]
+        assert [job["status"] for job in ends] == ["succeeded"] * 3
+        assert ends[2]["started_at"] <= ends[1]["started_at"]
+
+
+async def test_old_pictures_go_and_favourites_stay(tmp_path: Path) -> None:
+    """After image_retention_days, when the server cleans up."""
+    settings = {"image_retention_days": 1e-9, "cleanup_interval_s": 0.2}
+    async with running(tmp_path / "home", worker_threads=1, **settings) as server:
+        await paints(server.admin, "painter")
+        job_id = await ask(server.admin, "painter")
+        await drawn(server.admin, job_id)
+
+        async def is_gone() -> bool:
+            return await rows_of(server, job_id) == []
+
+        await eventually(is_gone)
+
+
+async def test_many_large_pictures_do_not_overrun_the_server(server: Running) -> None:
+    """They come as fast as they are drawn, faster than files are made of them, and none is lost."""
+    await paints(server.admin, "large", parameters={"width": {"default": 2560, "max": 4096}})
+    settings = {"width": 2560, "height": 2048, "num_images": 8, "num_inference_steps": 1, "format": "webp"}
+    result = await drawn(server.admin, await ask(server.admin, "large", settings=settings, previews=0))
+    assert len({image["sha256"] for image in result["images"]}) == 8
