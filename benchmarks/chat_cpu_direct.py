@@ -30,9 +30,9 @@ class Timed(msgspec.Struct, kw_only=True):
 
 def main(folder: Path, threads: int) -> None:
     from serai.engines.base import EngineSpec
-    from serai.engines.openvino_llm_folder import read_export
-    from serai.engines.openvino_llm_memory import plan_cache, sizes_of
-    from serai.engines.openvino_llm_pipeline import make_pipeline, properties_of
+    from serai.engines.language.openvino_llm_folder import read_export
+    from serai.engines.language.openvino_llm_memory import plan_cache, sizes_of
+    from serai.engines.language.openvino_llm_pipeline import make_pipeline, properties_of
     from serai.engines.options import OpenvinoLlmOptions
     from serai.engines.text import load_tokenizer
 
@@ -59,7 +59,7 @@ def main(folder: Path, threads: int) -> None:
 
 def carry_out(pipeline: Any, tokenizer: Any, order: Order, serial: int) -> Timed:
     """Answer all prompts as one batch."""
-    from serai.engines.openvino_llm_pipeline import request_config, token_tensor
+    from serai.engines.language.openvino_llm_pipeline import request_config, token_tensor
     from serai.engines.tasks import Sampling
 
     began = time.perf_counter()

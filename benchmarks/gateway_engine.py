@@ -31,7 +31,7 @@ sys.path[:0] = [str(ROOT / "tests")]
 
 from serai.clock import SystemClock  # noqa: E402 - needs the path above
 from serai.engines.options import RemoteOptions  # noqa: E402 - keeps the imports together
-from serai.engines.remote import RemoteEngine  # noqa: E402 - keeps the imports together
+from serai.engines.remote.engine import RemoteEngine  # noqa: E402 - keeps the imports together
 from serai.engines.tasks import Chat, Sampling  # noqa: E402 - keeps the imports together
 from serai.events import Text  # noqa: E402 - keeps the imports together
 from serai.outbound import Outbound, OutboundSecret  # noqa: E402 - keeps the imports together

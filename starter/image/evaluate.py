@@ -18,7 +18,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from serai.engines.base import AdapterUse, EngineSpec, Run
-from serai.engines.openvino_image import OpenvinoImage
+from serai.engines.images.openvino_image import OpenvinoImage
 from serai.engines.tasks import GenerateImage
 from serai.events import Done, Failed, Media
 from starter.image.captions import caption

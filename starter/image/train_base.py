@@ -38,7 +38,7 @@ class BasePlan:
     warm_up: int = 200
     no_caption: float = 0.1
     """Share of the samples without a caption: what guidance is measured against."""
-    most_ratio: float = 5.0
+    most_ratio: float = 25.0
     """Signal-to-noise ratio beyond which a timestep counts no more (min-SNR)."""
     shards: int = 9
     shard_steps: int = 150
@@ -56,8 +56,8 @@ class StylePlan:
     rate: float = 2e-3
     warm_up: int = 30
     no_caption: float = 0.1
-    most_ratio: float = 5.0
-    shards: int = 2
+    most_ratio: float = 25.0
+    shards: int = 1
 
 
 @dataclass(frozen=True, slots=True)

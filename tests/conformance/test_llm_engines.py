@@ -25,8 +25,8 @@ class Setup:
 
 
 SETUPS = (
-    Setup("openvino-genai", "serai.engines.openvino_llm:OpenvinoLlm", "fp32", EXACT),
-    Setup("transformers", "serai.engines.transformers_llm:TransformersLlm", "hf"),
+    Setup("openvino-genai", "serai.engines.language.openvino_llm:OpenvinoLlm", "fp32", EXACT),
+    Setup("transformers", "serai.engines.language.transformers_llm:TransformersLlm", "hf"),
 )
 pytestmark = pytest.mark.timeout(600)
 

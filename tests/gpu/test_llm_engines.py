@@ -11,7 +11,10 @@ from support.llm_models import hf_folder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
-ENGINES = {"vllm": "serai.engines.vllm_llm:VllmLlm", "transformers": "serai.engines.transformers_llm:TransformersLlm"}
+ENGINES = {
+    "vllm": "serai.engines.language.vllm_llm:VllmLlm",
+    "transformers": "serai.engines.language.transformers_llm:TransformersLlm",
+}
 
 
 @pytest.fixture(scope="module", params=ENGINES)

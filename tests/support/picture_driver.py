@@ -14,7 +14,7 @@ from serai.events import Done, Event, Failed, Media
 from support.engine_driver import Driver
 from support.image_models import SIDE
 
-DIFFUSERS = "serai.engines.diffusers_image:DiffusersImage"
+DIFFUSERS = "serai.engines.images.diffusers_image:DiffusersImage"
 PROMPT = "a quick brown fox over the city"
 OTHER = "چند کلمهٔ دیگر and a lazy dog"
 

@@ -15,8 +15,8 @@ from serai.chat.pictures import Pictures
 from serai.chat.rendering.renderer import Renderer
 from serai.chat.sessions import Sessions
 from serai.engines.catalogue import CATALOGUE, FAKE
-from serai.engines.remote import RemoteEngine
-from serai.engines.remote_secrets import RemoteSecrets
+from serai.engines.remote.engine import RemoteEngine
+from serai.engines.remote.secrets import RemoteSecrets
 from serai.errors import ConfigurationError
 from serai.runtime import hardware
 from serai.runtime.backends.local import LocalBackend

@@ -27,7 +27,7 @@ RESERVATION = "reservation"
 _ENGINES = (
     EngineInfo(
         name="openvino-genai",
-        target="serai.engines.openvino_llm:OpenvinoLlm",
+        target="serai.engines.language.openvino_llm:OpenvinoLlm",
         summary="Language models by OpenVINO GenAI, with continuous batching; the fastest on CPUs.",
         tasks=frozenset({"generate"}),
         device_kinds=("cpu",),
@@ -35,7 +35,7 @@ _ENGINES = (
         options=OpenvinoLlmOptions,
         packages=("openvino", "openvino_genai", "openvino_tokenizers"),
         remedy="pip install openvino openvino-genai openvino-tokenizers",
-        preload=("serai.engines.openvino_llm",),
+        preload=("serai.engines.language.openvino_llm",),
         capabilities=frozenset({"batching", "grammar", "logprobs", "n"}),
     ),
     EngineInfo(
@@ -53,7 +53,7 @@ _ENGINES = (
     ),
     EngineInfo(
         name="diffusers",
-        target="serai.engines.diffusers_image:DiffusersImage",
+        target="serai.engines.images.diffusers_image:DiffusersImage",
         summary="Image pipelines by diffusers: from text, from pictures, masked, editing, with LoRA adapters.",
         tasks=frozenset({"generate_image"}),
         device_kinds=("cuda", "cpu"),
@@ -61,12 +61,12 @@ _ENGINES = (
         options=DiffusersOptions,
         packages=("torch", "diffusers", "transformers", "peft"),
         remedy="pip install 'serai[torch]'",
-        preload=("serai.engines.diffusers_image",),
+        preload=("serai.engines.images.diffusers_image",),
         capabilities=frozenset({"adapters", "batching", "edit", "image_to_image", "inpaint", "n"}),
     ),
     EngineInfo(
         name="openvino-image",
-        target="serai.engines.openvino_image:OpenvinoImage",
+        target="serai.engines.images.openvino_image:OpenvinoImage",
         summary="Image pipelines of Stable Diffusion's shape by OpenVINO, with LoRA adapters; needs no torch.",
         tasks=frozenset({"generate_image"}),
         device_kinds=("cpu",),
@@ -74,12 +74,12 @@ _ENGINES = (
         options=OpenvinoImageOptions,
         packages=("openvino", "numpy", "tokenizers"),
         remedy="pip install openvino tokenizers",
-        preload=("serai.engines.openvino_image",),
+        preload=("serai.engines.images.openvino_image",),
         capabilities=frozenset({"adapters", "batching", "image_to_image", "inpaint", "n"}),
     ),
     EngineInfo(
         name="vllm",
-        target="serai.engines.vllm_llm:VllmLlm",
+        target="serai.engines.language.vllm_llm:VllmLlm",
         summary="Language models by vLLM; the fastest on CUDA.",
         tasks=frozenset({"generate"}),
         device_kinds=("cuda",),
@@ -93,7 +93,7 @@ _ENGINES = (
     ),
     EngineInfo(
         name="transformers",
-        target="serai.engines.transformers_llm:TransformersLlm",
+        target="serai.engines.language.transformers_llm:TransformersLlm",
         summary="Language models by transformers, on any device.",
         tasks=frozenset({"generate"}),
         device_kinds=("cuda", "cpu"),
@@ -101,7 +101,7 @@ _ENGINES = (
         options=TransformersOptions,
         packages=("torch", "transformers"),
         remedy="pip install 'serai[torch]'",
-        preload=("serai.engines.transformers_llm",),
+        preload=("serai.engines.language.transformers_llm",),
         capabilities=frozenset({"adapters", "batching", "logprobs", "top_logprobs", "logit_bias", "n"}),
     ),
     EngineInfo(

@@ -11,7 +11,7 @@ import structlog
 
 from serai.clock import Clock
 from serai.engines.errors import RemoteFailed
-from serai.engines.remote import RemoteEngine, RemoteTask
+from serai.engines.remote.engine import RemoteEngine, RemoteTask
 from serai.engines.tasks import AnyTask
 from serai.errors import DeadlineExceeded, EngineFailed, InternalError, InvalidInput, SeraiError
 from serai.events import Done, Event, Failed, Loading, Output, Queued

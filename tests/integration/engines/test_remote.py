@@ -11,7 +11,7 @@ import pytest
 from serai.clock import SystemClock
 from serai.engines.errors import RemoteFailed
 from serai.engines.options import HttpOptions, RemoteOptions
-from serai.engines.remote import RemoteEngine, RemoteTask
+from serai.engines.remote.engine import RemoteEngine, RemoteTask
 from serai.engines.tasks import Array, Chat, Embed, Fetch, Generate, Sampling
 from serai.errors import DeadlineExceeded, InvalidInput, RateLimited, SeraiError
 from serai.events import Done, Event, Text

@@ -25,8 +25,8 @@ from serai.engines.quiet import quieten
 quieten()
 from serai.engines.base import EngineSpec, Run
 from serai.engines.tasks import Generate, Sampling
-from serai.engines.openvino_llm import OpenvinoLlm
-from serai.engines.transformers_llm import TransformersLlm
+from serai.engines.language.openvino_llm import OpenvinoLlm
+from serai.engines.language.transformers_llm import TransformersLlm
 from serai.pulls.conversion.export import convert
 
 source, network, target = map(Path, sys.argv[1:])

@@ -9,7 +9,7 @@ from typing import Any
 from serai.clock import Clock, SystemClock
 from serai.engines.base import EngineInfo
 from serai.engines.catalogue import CATALOGUE
-from serai.engines.remote import RemoteEngine
+from serai.engines.remote.engine import RemoteEngine
 from serai.engines.tasks import AnyTask, Chat, Generate
 from serai.errors import NotFound
 from serai.events import Done, Event, Failed, Text

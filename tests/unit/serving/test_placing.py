@@ -143,7 +143,7 @@ def test_a_model_on_another_server_needs_no_memory() -> None:
     assert placement.remote == source
     assert placement.options is not None
     assert placement.options.max_concurrency == 3
-    (placement,) = place(candidate("image-edit", source=source), MACHINE, Found())
+    (placement,) = place(candidate("background-removal", source=source), MACHINE, Found())
     assert placement.engine.name == "http"
 
 

@@ -23,7 +23,7 @@ MOST_BYTES = 14 * 10**6
 @pytest.fixture(scope="module")
 def engine() -> Any:
     from serai.engines.base import EngineSpec
-    from serai.engines.openvino_image import OpenvinoImage
+    from serai.engines.images.openvino_image import OpenvinoImage
 
     loaded = OpenvinoImage()
     spec = EngineSpec(engine="openvino-image", name="starter-image", folder=str(STARTERS / FOLDERS[0]), threads=1)
@@ -31,7 +31,9 @@ def engine() -> Any:
     return loaded
 
 
-def drawn(engine: Any, prompts: Sequence[str], *, negative: str = "", style: str = "", scale: float = 1.0) -> list[bytes]:
+def drawn(
+    engine: Any, prompts: Sequence[str], *, negative: str = "", style: str = "", scale: float = 1.0
+) -> list[bytes]:
     """Return the pictures of some prompts as the engine gives them."""
     from serai.engines.base import AdapterUse, Run
     from serai.engines.tasks import GenerateImage

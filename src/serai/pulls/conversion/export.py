@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from serai.engines.openvino_image_folder import INDEX
-from serai.engines.openvino_llm_folder import EXPORT, MODEL, Export, ModelConfig, read_as, read_json
+from serai.engines.images.openvino_image_folder import INDEX
+from serai.engines.language.openvino_llm_folder import EXPORT, MODEL, Export, ModelConfig, read_as, read_json
 from serai.engines.quiet import quieten, quieten_transformers
 from serai.errors import InvalidInput, LoadFailed
 from serai.pulls.conversion import Converted, Quantization
@@ -95,7 +95,7 @@ def family_of(folder: Path) -> str:
 
 def _compress_export(source: Path, made: Path, quantization: Quantization, report: Report) -> Export:
     """Make int8 or int4 of a network that is there in 16 or 32 bits."""
-    from serai.engines.openvino_llm_folder import read_export
+    from serai.engines.language.openvino_llm_folder import read_export
     from serai.pulls.conversion.compress import compress, copy_tokenizer_networks
 
     export = read_export(source)

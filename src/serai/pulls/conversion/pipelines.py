@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from serai.engines.image_schedule import read_config
-from serai.engines.openvino_image_folder import INDEX, NOTE, PipelineNote
-from serai.engines.openvino_llm_folder import MODEL, read_as
+from serai.engines.images.image_schedule import read_config
+from serai.engines.images.openvino_image_folder import INDEX, NOTE, PipelineNote
+from serai.engines.language.openvino_llm_folder import MODEL, read_as
 from serai.engines.quiet import quieten, quieten_transformers
 from serai.errors import InvalidInput
 from serai.pulls.conversion import PIPELINES, Converted, Quantization

@@ -1,0 +1,1 @@
+"""Models behind other servers: run in the server itself, where they take neither memory nor threads."""
