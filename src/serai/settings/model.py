@@ -219,7 +219,7 @@ class Settings(BaseModel):
         gt=0,
         le=36_500,
         description="How long pictures are kept that are no favourites; for ever if not given.",
-        examples=[365],
+        examples=[365.0],
     )
 
     # Jobs
