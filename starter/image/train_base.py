@@ -138,7 +138,7 @@ def train_base(
         with torch.autocast("cpu", dtype=torch.bfloat16):
             states = encoder(ids).last_hidden_state
         loss = noising.loss(unet, latents, states)
-        run.learn(loss, rate=late_rate_at(plan.rate, plan.warm_up, plan.steps, run.step), decay=0.999)
+        run.learn(loss, rate=late_rate_at(plan.rate, plan.warm_up, plan.steps, run.step), decay=0.995)
         log.add(loss=float(loss.detach()))
         if run.step % every == 0 or run.step == plan.steps:
             run.save()

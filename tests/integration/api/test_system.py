@@ -56,8 +56,8 @@ class TestHealth:
             await asyncio.Event().wait()
             return {}
 
-        monkeypatch.setattr(system, "CHECK_TIMEOUT_S", 0.01)
-        ways = ((fail, "does not answer"), (crash, "the log describes"), (hang, "no answer within 0.01 s"))
+        monkeypatch.setattr(system, "CHECK_TIMEOUT_S", 2.0)  # the sound parts answer in it on any machine
+        ways = ((fail, "does not answer"), (crash, "the log describes"), (hang, "no answer within 2"))
         for broken, problem in ways:
             checks["cache"] = broken
             told = await said(server.admin.get("/health"))
