@@ -40,7 +40,7 @@ docs: setup  ## write what is generated from the code: the reference, serai.toml
 	$(BIN)/python docs/generate.py
 
 bench: setup  ## the benchmarks; prints tables, writes JSON into out/
-	for name in startup registry jobs runtime gateway chat_cpu; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in startup registry jobs runtime gateway gallery images chat_cpu; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -46,13 +46,22 @@ def convert(out: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "model"
         export_pipeline(out / "pipeline", made, quantization=QUANTIZATION, report=lambda stage, share: None)
+        for config in made.glob("*/config.json"):
+            forget_origin(config)
         folders = {NAME: made, **{f"{NAME}-{style}": out / f"{NAME}-{style}" for style in STYLES}}
         size = sum(path.stat().st_size for folder in folders.values() for path in folder.rglob("*") if path.is_file())
         if size > MOST_BYTES:
             raise SystemExit(f"{size} bytes are more than the {MOST_BYTES} that may ship")
         for name, folder in folders.items():
             shutil.rmtree(STARTERS / name, ignore_errors=True)
-            shutil.copytree(folder, STARTERS / name)
+            shutil.copytree(folder, STARTERS / name, copy_function=shutil.copyfile)
+
+
+def forget_origin(config: Path) -> None:
+    """Remove from a configuration the folder that it was read from, which is nobody else's."""
+    told = json.loads(config.read_text("utf-8"))
+    told.pop("_name_or_path", None)
+    config.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
 
 
 def evaluation() -> Mapping[str, Any]:

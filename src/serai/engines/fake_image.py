@@ -40,7 +40,7 @@ def _drawn(
             told = {"image": image, "images": task.images}
             share = (image + step / steps) / task.images
             yield Progress(stage="generating", fraction=share, done=step, total=steps, unit="steps", detail=told)
-            if task.preview_steps and step % task.preview_steps == 0:
+            if task.preview_steps and step % task.preview_steps == 0 and step < steps:
                 yield Media(name="preview", media_type="image/webp", data=_webp(picture), index=image)
     for image, picture in enumerate(pictures):  # all at once, as an engine does that draws them in one batch
         yield Media(name="picture", media_type=_MEDIA_TYPE, data=_ppm(picture), index=image)

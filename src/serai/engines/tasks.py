@@ -145,7 +145,7 @@ class GenerateImage(Task, frozen=True, kw_only=True, tag="generate_image"):
     reproducible: bool = False
     """Never share a batch with another run: the same task gives the same bytes."""
     preview_steps: int = 0
-    """A preview after every so many steps; 0: none."""
+    """A preview after every so many steps but the last; 0: none."""
 
 
 AnyTask = Generate | Chat | Infer | Embed | Fetch | GenerateImage

@@ -1,6 +1,7 @@
 """One attempt to draw what a job asks for: what is asked, who draws, and what came of it."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -8,6 +9,7 @@ from typing import Any, Final
 
 from serai.engines.base import EngineInfo
 from serai.engines.tasks import GenerateImage
+from serai.events import Media
 from serai.images.course import ImageCourse
 from serai.images.inputs import Inputs
 from serai.images.model import ImageRequest, Picture
@@ -42,6 +44,13 @@ class Drawing:
     settings: Resolved | None = None
     kept: list[Kept] = field(default_factory=list)
     has_begun: bool = False
+    shown: Counter[int] = field(default_factory=Counter)
+    """Previews so far, by picture."""
+
+    def wants(self, preview: Media) -> bool:
+        """Say whether a preview is one of those that are shown, and count it."""
+        self.shown[preview.index] += 1
+        return self.shown[preview.index] <= self.used.previews
 
     async def task(self, candidate: Candidate, engine: EngineInfo) -> GenerateImage:
         """Return the task for one version. Raises InvalidInput."""

@@ -61,7 +61,15 @@ class Resolved:
     quality: int | None
     """None for PNG."""
     reproducible: bool
-    preview_steps: int
+    previews: int
+    """At most so many of each picture."""
+    steps_made: int
+    """Of image-to-image fewer than `steps`."""
+
+    @property
+    def preview_steps(self) -> int:
+        """After how many steps a preview is made; 0: after none. Where they do not divide evenly, there are more."""
+        return max(1, self.steps_made // (self.previews + 1)) if self.previews else 0
 
     def settings(self) -> dict[str, Any]:
         """Return them as `ImageSettings` in JSON: sent again, they give the same pictures.
@@ -146,7 +154,6 @@ def resolved(
     width, height = _size(version, given, source_size)
     steps = _whole(version, "num_inference_steps", given.num_inference_steps)
     strength = _strength(version, asked)
-    made = steps if strength is None else max(1, int(steps * strength))
     return Resolved(
         width=width,
         height=height,
@@ -161,7 +168,8 @@ def resolved(
         format=given.format,
         quality=None if given.format == "png" else given.quality or QUALITY,
         reproducible=given.seed is not None if given.reproducible is None else given.reproducible,
-        preview_steps=_preview_steps(made, asked.previews),
+        previews=PREVIEWS if asked.previews is None else asked.previews,
+        steps_made=steps if strength is None else max(1, int(steps * strength)),
     )
 
 
@@ -329,9 +337,3 @@ def _adapters(version: Version, given: ImageSettings) -> tuple[tuple[str, float]
             raise InvalidInput.at(field, f"names {adapter.id!r} twice")
         chosen[adapter.id] = adapter.scale
     return tuple((name, chosen.get(name, 0.0)) for name in declared)
-
-
-def _preview_steps(steps: int, previews: int | None) -> int:
-    """Return after how many steps a preview is shown: at most `previews` of them; 0 for none."""
-    wanted = PREVIEWS if previews is None else previews
-    return -(-steps // wanted) if wanted else 0

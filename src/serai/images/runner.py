@@ -190,7 +190,10 @@ class ImageRunner:
                 yield course.is_generating(event, now)
             case Media(name=name):
                 drawing.has_begun = True
-                yield course.is_saving(made, now) if name == PICTURE else event
+                if name == PICTURE:
+                    yield course.is_saving(made, now)
+                elif drawing.wants(event):
+                    yield event
 
     async def _keep(self, drawing: Drawing, event: Media, position: int) -> Kept:
         """Store the file and the thumbnail of a picture."""

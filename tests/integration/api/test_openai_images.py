@@ -134,9 +134,12 @@ async def test_what_changes_nothing_is_said(app: Running) -> None:
 
 async def test_without_a_model_the_best_choice_draws(app: Running, tmp_path: Path) -> None:
     """Where there is one; else the error says how to find one."""
+    gone = await app.admin.delete("/models/starter-image?force=1")
+    assert gone.status_code == 204, gone.text
     answer = await draw(app, model=None)
     assert answer.headers["x-serai-model"] == "painter@1.0.0"
     async with running(tmp_path / "other") as bare:
+        assert (await bare.admin.delete("/models/starter-image?force=1")).status_code == 204
         error = refusal(await draw(bare, model=None))
         assert error["param"] == "model"
         assert "GET /models?task=image-generation" in error["message"]
