@@ -41,7 +41,7 @@ MAX_SEED: Final = 2**63 - 1
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class _Ticket(msgspec.Struct, frozen=True):
+class _Submission(msgspec.Struct, frozen=True):
     """A request in the queue."""
 
     status_url: str
@@ -75,24 +75,24 @@ async def fal_events(
     if call.secret is not None:
         call = replace(call, secret=replace(call.secret, prefix="Key "))
     body = await anyio.to_thread.run_sync(partial(body_for, task, options))
-    tickets: list[_Ticket] = []
+    submissions: list[_Submission] = []
     seeds: list[int] = []
     fetching_s = 0.0
     try:
         for number in range(task.images):
-            ticket = await _handed_in(call, source, body | {"seed": task.seed + number})
-            tickets.append(ticket)  # one by one: where a later one fails, these are to be cancelled
-        for number, ticket in enumerate(tickets):
-            async with aclosing(_awaited(call, ticket, {"image": number, "images": task.images})) as steps:
+            submission = await _handed_in(call, source, body | {"seed": task.seed + number})
+            submissions.append(submission)  # one by one: where a later one fails, these are to be cancelled
+        for number, submission in enumerate(submissions):
+            async with aclosing(_awaited(call, submission, {"image": number, "images": task.images})) as steps:
                 async for step in steps:
                     yield step
             completed = call.clock.monotonic()
-            seed, data = await _picture(call, source.endpoint, ticket)
+            seed, data = await _picture(call, source.endpoint, submission)
             fetching_s += call.clock.monotonic() - completed
             seeds.append(task.seed + number if seed is None else seed)
             yield media_of("picture", data, index=number)
     finally:
-        await _cancel(call, tickets[len(seeds) :])
+        await _cancel(call, submissions[len(seeds) :])
     spent_s = call.clock.monotonic() - call.began
     yield done_of(task, seeds=seeds, spent_s=spent_s, fetching_s=fetching_s)
 
@@ -117,23 +117,23 @@ def body_for(task: GenerateImage, options: RemoteOptions) -> dict[str, Any]:
     return body
 
 
-async def _handed_in(call: RemoteCall, source: RemoteSource, body: dict[str, Any]) -> _Ticket:
+async def _handed_in(call: RemoteCall, source: RemoteSource, body: dict[str, Any]) -> _Submission:
     url = url_below(source.endpoint, f"/{source.model.strip('/')}")
     content = await anyio.to_thread.run_sync(msgspec.json.encode, body)
     async with call.asked("POST", url, content=content, accepted=(200, 201, 202)) as reply:
-        ticket = _read(await whole(reply), _Ticket)
+        submission = _read(await whole(reply), _Submission)
     origin = call.outbound.check_url(source.endpoint).origin
-    for address in (ticket.status_url, ticket.response_url, ticket.cancel_url):
+    for address in (submission.status_url, submission.response_url, submission.cancel_url):
         if not address.startswith(f"{origin}/"):
             raise _nonsense()
-    return ticket
+    return submission
 
 
-async def _awaited(call: RemoteCall, ticket: _Ticket, detail: dict[str, Any]) -> AsyncGenerator[Progress]:
+async def _awaited(call: RemoteCall, submission: _Submission, detail: dict[str, Any]) -> AsyncGenerator[Progress]:
     """Look at a request until it is completed; yield what is new of its way there."""
     pause_s, told = FIRST_PAUSE_S, None
     while True:
-        status = _read(await _second_looks(call, partial(_body, call, ticket.status_url)), _Status)
+        status = _read(await _second_looks(call, partial(_body, call, submission.status_url)), _Status)
         if status.status == "COMPLETED":
             return
         if status.status not in ("IN_QUEUE", "IN_PROGRESS"):
@@ -147,9 +147,9 @@ async def _awaited(call: RemoteCall, ticket: _Ticket, detail: dict[str, Any]) ->
         pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
 
 
-async def _picture(call: RemoteCall, endpoint: str, ticket: _Ticket) -> tuple[int | None, bytes]:
+async def _picture(call: RemoteCall, endpoint: str, submission: _Submission) -> tuple[int | None, bytes]:
     """Return the seed, where the server tells it, and the picture of a completed request."""
-    result = _read(await _second_looks(call, partial(_body, call, ticket.response_url)), _Result)
+    result = _read(await _second_looks(call, partial(_body, call, submission.response_url)), _Result)
     if isinstance(result.has_nsfw_concepts, list) and True in result.has_nsfw_concepts:
         # What is sent in its place is black.
         raise InvalidInput.at("prompt", "led to a picture that the server behind this model holds back")
@@ -181,13 +181,13 @@ async def _second_looks(call: RemoteCall, look: Callable[[], Awaitable[Answered]
     return await look()
 
 
-async def _cancel(call: RemoteCall, tickets: Sequence[_Ticket]) -> None:
+async def _cancel(call: RemoteCall, submissions: Sequence[_Submission]) -> None:
     """Ask for requests to be cancelled; that this may fail makes no difference to anybody here."""
     with anyio.move_on_after(CANCEL_S, shield=True):
-        for ticket in tickets:
+        for submission in submissions:
             with suppress(SeraiError):
                 await call.outbound.request(
-                    "PUT", ticket.cancel_url, secret=call.secret, timeout_s=CANCEL_S, follow_redirects=False
+                    "PUT", submission.cancel_url, secret=call.secret, timeout_s=CANCEL_S, follow_redirects=False
                 )
 
 
