@@ -20,6 +20,9 @@ from serai.errors import SeraiError
 STARTER = Path(serai.__file__).parent / "starters" / "starter-chat"
 """The chat model that ships with the package."""
 
+MEMORY_BYTES = 700 * 2**20
+"""Of the demo's server: enough for the chat model that ships or for the image model, not for both at once."""
+
 
 class DemoFailed(SeraiError):
     code = "DEMO_FAILED"
@@ -74,7 +77,7 @@ def demo() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="serai-demo-") as folder, hub(STARTER) as hub_url:
         home = Path(folder) / "home"
-        with server(home, hub_endpoint=hub_url, outbound_allow="127.0.0.1") as url:
+        with server(home, hub_endpoint=hub_url, outbound_allow="127.0.0.1", cpu_memory_bytes=str(MEMORY_BYTES)) as url:
             key = (home / "admin.key").read_text("utf-8").strip()
             headers = {"authorization": f"Bearer {key}"}
             with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as http:

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from serai.cli.demo import Stage, check, events_of
+from serai.cli.demo import MEMORY_BYTES, Stage, check, events_of
 
 MODEL = "starter-image"
 PROMPT = "a red circle left of a blue square"
@@ -51,9 +51,12 @@ def two_kinds_share_one_budget(stage: Stage) -> str:
     threads = [threading.Thread(target=run, args=one) for one in calls]
     for thread in threads:
         thread.start()
-    most = _watched(stage, threads)
+    most, both = _watched(stage, threads)
     check(not failed, "; ".join(failed))
-    return f"{len(calls)} answers; at most {most // 2**20} MiB in use"
+    check(not both, "the two were in memory at once, which the budget does not hold")
+    return (
+        f"{len(calls)} answers; at most {most // 2**20} of {MEMORY_BYTES // 2**20} MiB in use, one of the two at a time"
+    )
 
 
 STEPS = (a_picture_is_made, its_twin_is_the_same, two_kinds_share_one_budget)
@@ -77,14 +80,15 @@ def _picture(stage: Stage, number: int) -> None:
     _made(stage, {"model": MODEL, "prompt": f"{number} green stars", "settings": {"num_inference_steps": 4}})
 
 
-def _watched(stage: Stage, threads: Sequence[threading.Thread]) -> int:
-    """Look at the memory until all have ended; return the most that was in use on a device."""
-    most = 0
+def _watched(stage: Stage, threads: Sequence[threading.Thread]) -> tuple[int, bool]:
+    """Look at the memory until all have ended; return the most that was in use, and whether both were ready at once."""
+    most, both = 0, False
     while any(thread.is_alive() for thread in threads):
         for device, memory in stage.call("GET", "/health")["memory"].items():
             check(memory["used_bytes"] <= memory["budget_bytes"], f"{device} is over its budget: {memory}")
             most = max(most, memory["used_bytes"])
-        threads[-1].join(0.05)
+        ready = {one["model"] for one in stage.call("GET", "/ps")["items"] if one["state"] == "ready"}
+        both = both or {MODEL, "demo-pulled"} <= ready
         for thread in threads:
             thread.join(0.05)
-    return most
+    return most, both
