@@ -153,7 +153,7 @@ class Limiter:
             else:
                 self._shared_failed = False
                 return answer
-        return getattr(self._local, "stats" if method == "get_window_stats" else method)(item, *names, **options)
+        return getattr(self._local, method)(item, *names, **options)
 
 
 def _network(address: str) -> str:

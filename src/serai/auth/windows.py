@@ -1,8 +1,7 @@
 """Counting in memory, on the path of every request: the sliding window counter of the library limits, without its cost.
 
 What is counted in the window before weighs as much as of it still lies in the last period. The library's own
-storage took an eighth of a request's time, in two dozen awaits and as many keys made of text; here a question is a
-look into a dict. Several servers count in Redis, through the library.
+storage takes two dozen awaits and as many keys made of text for a request; here a question is a look into a dict. Several servers count in Redis, through the library.
 """
 
 from collections.abc import Callable
@@ -50,7 +49,7 @@ class Windows:
         window.count += cost
         return True
 
-    def stats(self, item: RateLimitItem, *names: str) -> Stats:
+    def get_window_stats(self, item: RateLimitItem, *names: str) -> Stats:
         """Return what is left, and when that next grows."""
         now = self._seconds()
         window = self._window(item, names, now)

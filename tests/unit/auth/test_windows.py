@@ -41,7 +41,7 @@ async def test_it_decides_as_the_library(monkeypatch: pytest.MonkeyPatch, seed: 
         assert passed == await theirs.hit(item, "key", name, cost=cost)
         refused += not passed
         stats = await theirs.get_window_stats(item, "key", name)
-        assert ours.stats(item, "key", name).remaining == stats.remaining
+        assert ours.get_window_stats(item, "key", name).remaining == stats.remaining
         seconds.now += chance.choice((0.0, 0.5, 3.7, 40.0))
     assert refused > 20
 
