@@ -1,7 +1,8 @@
-"""Counting in memory, on the path of every request: the sliding window counter of the library limits, without its cost.
+"""Counting in memory, on the path of every request: the sliding window counter of the library limits.
 
 What is counted in the window before weighs as much as of it still lies in the last period. The library's own
-storage takes two dozen awaits and as many keys made of text for a request; here a question is a look into a dict. Several servers count in Redis, through the library.
+storage takes two dozen awaits and as many keys made of text for a request; here a question is a look into a
+dict. Several servers count in Redis, through the library.
 """
 
 from collections.abc import Callable
