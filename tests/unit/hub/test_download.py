@@ -117,7 +117,7 @@ async def test_a_source_that_never_brings_a_byte_is_given_up(desk: Desk, server:
     with pytest.raises(HubUnreachable) as refused:
         await desk.bring()
     assert "hub_endpoint" in (refused.value.hint or "")
-    assert list(parts(desk).values()) == [100_000]
+    assert max(parts(desk).values()) == 100_000
 
 
 async def test_a_cancelled_download_keeps_its_part_and_resumes(desk: Desk, server: HubServer) -> None:
@@ -174,7 +174,8 @@ async def test_a_part_that_was_damaged_is_fetched_anew(desk: Desk, server: HubSe
     with pytest.raises(HubUnreachable):
         await desk.bring()
     server._troubles.clear()
-    (part,) = (path for path in (desk.files.root / "partial").iterdir() if not path.suffix)
+    found = (path for path in (desk.files.root / "partial").iterdir() if not path.suffix)
+    part = max(found, key=lambda path: path.stat().st_size)  # beside it, an empty one of a file that came no further
     damaged = bytearray(part.read_bytes())
     damaged[-1] ^= 1
     part.write_bytes(damaged)
