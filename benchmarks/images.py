@@ -1,13 +1,17 @@
 """What Serai adds to an image pipeline, and what changing the adapter costs beside loading the model again.
 
-    python benchmarks/images.py [--rounds 5] [--side 256] [--steps 20] [--json out/images.json]
+    python benchmarks/images.py [--rounds 5] [--side 256 512] [--steps 20] [--json out/images.json]
 
 The pipelines are those of the tests: of Stable Diffusion's architecture, small, with random weights and two adapters.
 One thread each. *Bare* is the library's own call in a process of its own, the pipeline loaded, no picture encoded:
 diffusers' `StableDiffusionPipeline`, and OpenVINO GenAI's `Text2ImagePipeline` on the same network. *Serai* is a call
 of POST /images/generations on `serai serve` as it comes (keys, limits, durable job, events, PNG with metadata,
 thumbnail, gallery, decision), from the request to the job's last event. The two are measured in turns, in every round
-both; medians are shown.
+both; medians are shown, for each side that is asked for. What Serai adds is for the most part a time that does not
+grow with the picture: the job, the file and the thumbnail are each synced to the disk, so what one sync takes here
+stands first.
+
+*Cancel*: a picture on its way is cancelled; the time from that request to the job's last event, beside one step.
 
 *Switch*: two versions on one base that differ in their adapter, asked in turns; the time over that of asking one of
 them. *Reload*: what the same change would cost if it meant loading: unload, then ask. *Memory*: what both versions
@@ -16,6 +20,7 @@ take, times what one takes.
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -58,6 +63,10 @@ BARE_FOLDERS = {"diffusers": "diffusers", "openvino-image": "genai"}
 ENGINES = ("diffusers", "openvino-image")
 OVERHEAD = 1.03
 """The goal: of a picture of 20 steps."""
+CANCEL_STEPS, CANCELLED_AT = 200, 3
+"""A picture that is cancelled: how many steps it would have, and after which."""
+CANCEL_S = 0.1
+"""The goal of a cancel, beside the step that is on its way: the request, and the end of the job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,43 +189,88 @@ class Serai:
 
     def seconds(self, model: str, side: int, steps: int, seed: int) -> float:
         """Have a picture made as a job, and return the seconds from the request to its last event."""
-        settings = {"width": side, "height": side, "num_inference_steps": steps, "guidance_scale": 7.5, "seed": seed}
         began = time.perf_counter()
-        body = {"model": model, "prompt": PROMPT, "settings": settings, "previews": 0}
-        accepted = self.call("POST", "/images/generations", body)
-        with self._http.stream("GET", accepted["events_url"]) as answer:
-            last = [line for line in answer.iter_lines() if line.startswith("data: ")][-1]
+        last = list(self._events(self._asked(model, side, steps, seed)))[-1]
         took = time.perf_counter() - began
-        if json.loads(last.removeprefix("data: "))["type"] != "done":
-            raise RuntimeError(last)
+        if last["type"] != "done":
+            raise RuntimeError(str(last))
         return took
+
+    def cancel_seconds(self, model: str, side: int) -> tuple[float, float]:
+        """Cancel a picture on its way; return the seconds until its job has ended, and those of one step before."""
+        accepted = self._asked(model, side, CANCEL_STEPS, 0)
+        began, times = None, []
+        for event in self._events(accepted):
+            if event.get("stage") == "generating":
+                times.append(time.perf_counter())
+            if len(times) > CANCELLED_AT and began is None:
+                began = time.perf_counter()
+                self.call("POST", f"/jobs/{accepted['job_id']}/cancel")
+        if began is None or event.get("code") != "CANCELLED":
+            raise RuntimeError("the picture was not cancelled")
+        return time.perf_counter() - began, (times[CANCELLED_AT] - times[0]) / CANCELLED_AT
+
+    def _asked(self, model: str, side: int, steps: int, seed: int) -> Any:
+        settings = {"width": side, "height": side, "num_inference_steps": steps, "guidance_scale": 7.5, "seed": seed}
+        body = {"model": model, "prompt": PROMPT, "settings": settings, "previews": 0}
+        return self.call("POST", "/images/generations", body)
+
+    def _events(self, accepted: Any) -> Iterator[Any]:
+        with self._http.stream("GET", accepted["events_url"]) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
 
     def memory(self, model: str) -> int:
         """Return the bytes of all that is loaded of a model."""
         return sum(one["bytes"] for one in self.call("GET", "/ps")["items"] if one["model"] == model)
 
 
-def overhead(server: Serai, engine: str, folder: Path, options: argparse.Namespace) -> list[Row]:
+def synced(folder: Path) -> Row:
+    """Return what it takes to write a small file and have it safe on the disk that the server uses."""
+    seconds = []
+    for _ in range(9):
+        with (folder / "synced").open("wb") as file:
+            file.write(b"0" * 4096)
+            file.flush()
+            began = time.perf_counter()
+            os.fsync(file.fileno())
+            seconds.append(time.perf_counter() - began)
+    return Row(name="one sync of this disk", value=1000 * statistics.median(seconds), unit="ms")
+
+
+def overhead(server: Serai, engine: str, folder: Path, side: int, options: argparse.Namespace) -> list[Row]:
     """Return what a picture takes bare and through the server, and the ratio."""
-    side, steps = options.side, options.steps
-    name = f"{engine}@1.0.0"
-    server.seconds(name, side, steps, 0)
+    name, told = f"{engine}@1.0.0", f"{engine}, {side} × {side}"
+    server.seconds(name, side, options.steps, 0)
     alone, served = [], []
-    with bare_process(engine, folder, side, steps) as process:
+    with bare_process(engine, folder, side, options.steps) as process:
         for number in range(options.rounds):
             alone.append(process.seconds())
-            served.append(server.seconds(name, side, steps, number))
-    ratio = statistics.median(served) / statistics.median(alone)
+            served.append(server.seconds(name, side, options.steps, number))
+    bare_s, serai_s = statistics.median(alone), statistics.median(served)
     return [
-        Row(name=f"{engine}: bare", value=statistics.median(alone), unit="s"),
-        Row(name=f"{engine}: Serai", value=statistics.median(served), unit="s"),
-        Row(name=f"{engine}: Serai / bare", value=ratio, unit="×", goal=f"≤ {OVERHEAD}"),
+        Row(name=f"{told}: bare", value=bare_s, unit="s"),
+        Row(name=f"{told}: Serai", value=serai_s, unit="s"),
+        Row(name=f"{told}: Serai - bare", value=1000 * (serai_s - bare_s), unit="ms"),
+        Row(name=f"{told}: Serai / bare", value=serai_s / bare_s, unit="×", goal=f"≤ {OVERHEAD}"),
+    ]
+
+
+def cancels(server: Serai, engine: str, side: int, rounds: int) -> list[Row]:
+    """Return how long a cancel takes while a picture is drawn, and how long a step does."""
+    measured = [server.cancel_seconds(f"{engine}@1.0.0", side) for _ in range(rounds)]
+    cancel_s, step_s = (statistics.median(one) for one in zip(*measured, strict=True))
+    told, goal = f"{engine}, {side} × {side}", f"≤ {1 + CANCEL_S / step_s:.1f}: 1 step + {1000 * CANCEL_S:.0f} ms"
+    return [
+        Row(name=f"{told}: one step", value=1000 * step_s, unit="ms"),
+        Row(name=f"{told}: cancel", value=cancel_s / step_s, unit="steps", goal=goal),
     ]
 
 
 def adapters(server: Serai, engine: str, options: argparse.Namespace) -> list[Row]:
     """Return what a change of the adapter costs, what a load costs, and the memory of two versions on one base."""
-    side, steps = options.side, options.steps
+    side, steps = options.side[0], options.steps
     first, second = f"{engine}@1.1.0", f"{engine}@1.2.0"
     server.seconds(first, side, steps, 0)
     one = server.memory(engine)
@@ -258,7 +312,7 @@ def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--side", type=int, nargs="+", default=[256])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     parser.add_argument("--json", type=Path)
@@ -266,22 +320,24 @@ def main() -> None:
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.bare:
-        bare(options.bare, options.folder, options.side, options.steps)
+        bare(options.bare, options.folder, options.side[0], options.steps)
         return
-    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="serai-images-") as scratch:
         folder = Path(scratch)
         made(folder)
+        rows = [synced(folder)]
         settings = {"model_roots": f"bench={folder}", "worker_threads": 1, "log_level": "error"}
         with serving(folder / "home", **settings) as process:
             server = Serai(process)
             for engine in options.engines:
                 server.register(engine, ("first.safetensors", "second.safetensors"))
-                rows += overhead(server, engine, folder / BARE_FOLDERS[engine], options)
+                for side in options.side:
+                    rows += overhead(server, engine, folder / BARE_FOLDERS[engine], side, options)
+                    rows += cancels(server, engine, side, options.rounds)
                 rows += adapters(server, engine, options)
     width = max(len(row.name) for row in rows)
     for row in rows:
-        print(f"{row.name:<{width}}  {row.value:10.3f} {row.unit:<3} {row.goal}")
+        print(f"{row.name:<{width}}  {row.value:10.3f} {row.unit:<5} {row.goal}")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         told = {"side": options.side, "steps": options.steps, "rows": [asdict(row) for row in rows]}

@@ -86,7 +86,6 @@ DOORS = {
     "outbound/client.py": {"httpcore"},
     "outbound/connection.py": {"httpcore"},
     "outbound/pinning.py": {"httpcore"},
-    "outbound/pool.py": {"httpcore"},
     "settings/loading.py": {"os.environ"},
 }
 

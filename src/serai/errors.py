@@ -33,7 +33,8 @@ lists every code and a test holds that list against the code.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from copy import copy
+from typing import Any, ClassVar, Self
 
 
 class SeraiError(Exception):
@@ -62,6 +63,14 @@ class SeraiError(Exception):
         self.details = details
         self.retry_after = retry_after
         """Seconds after which trying again makes sense; None where it does not."""
+        self.decision: str | None = None
+        """The stored decision on who answers, of a call that ended with this."""
+
+    def of_decision(self, decision: str) -> Self:
+        """Return the error as the end of one call; itself it may be the end of others, too."""
+        told = copy(self)
+        told.decision = decision
+        return told
 
 
 class InvalidInput(SeraiError):

@@ -5,7 +5,7 @@ WebSocket frames) and into the database (JSON): the struct is the one definition
 made from it. A non-streaming answer is `fold` of the stream.
 """
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -71,12 +71,20 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", kw_only=True):
     code: str
     message: str
     hint: str | None = None
+    details: dict[str, Any] | list[Any] | msgspec.UnsetType = msgspec.UNSET
+    """For programs: which field is wrong, for example; absent where there are none."""
 
     @classmethod
     def of(cls, error: BaseException) -> "Failed":
         """Return the event for an error; what is not a `SeraiError` is a defect and tells nothing of itself."""
         known = error if isinstance(error, SeraiError) else InternalError("The work failed through a defect.")
-        return cls(code=known.code, message=known.message, hint=known.hint)
+        return cls(code=known.code, message=known.message, hint=known.hint, details=_plain(known.details))
+
+
+def _plain(details: Mapping[str, Any] | Sequence[Any] | None) -> dict[str, Any] | list[Any] | msgspec.UnsetType:
+    if details is None:
+        return msgspec.UNSET
+    return dict(details) if isinstance(details, Mapping) else list(details)
 
 
 Event = Queued | Loading | Progress | Text | Media | Done | Failed

@@ -188,11 +188,11 @@ def save_checkpoint(folder: Path, plan: Plan, step: int, weights: Weights, optim
 
 
 def load_checkpoint(folder: Path, plan: Plan, weights: Weights, optimizer: torch.optim.Optimizer) -> int:
-    """Take over a checkpoint of the same plan and return its step; 0 if there is none."""
+    """Take over a checkpoint of the same plan, but for its end, and return its step; 0 if there is none."""
     if not (folder / "state.json").exists():
         return 0
     told = json.loads((folder / "state.json").read_text("utf-8"))
-    if told["plan"] != asdict(plan):
+    if {**told["plan"], "steps": plan.steps} != asdict(plan):
         raise SystemExit(f"{folder} holds a run with another plan; remove it or give the same options.")
     with safe_open(str(folder / "state.safetensors"), "pt") as file:
         step = int(file.metadata()["step"])
@@ -279,7 +279,7 @@ def train(plan: Plan, out: Path, every: int) -> None:
 def main() -> None:
     """Read the options and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=5100)
+    parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
     options = parser.parse_args()

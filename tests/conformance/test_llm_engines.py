@@ -1,5 +1,7 @@
 """What every engine of language models promises, each in a process of its own, on a tiny Llama."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from serai.events import Failed
 from support.engine_driver import Driver, EngineError, Outcome
 from support.llm_models import CHAT_TEMPLATE, CONTEXT_TOKENS, END, START, made
 
@@ -251,3 +254,33 @@ def test_unknown_options_and_missing_folders_are_refused(setup: Setup, folder: P
     assert unknown.value.code == "INVALID_INPUT"
     assert missing.value.code == "LOAD_FAILED"
     assert str(tmp_path) not in missing.value.message
+
+
+def test_a_prompt_that_cannot_fit_is_refused_at_once(engine: Driver) -> None:
+    """Two million letters are not read to find out that they are too many; the batch goes on."""
+    going = engine.start(PROMPT, temperature=0, max_tokens=24)
+    with pytest.raises(EngineError, match="2000000 characters"):
+        engine.start("x " * 1_000_000)
+    assert engine.finish(going)[going].text() == told(engine).text()
+
+
+def test_a_long_prompt_is_encoded_beside_the_batch(setup: Setup, folder: Path, tmp_path: Path) -> None:
+    """A tokenizer that drops blanks may make a short prompt of a long text: it is answered as the short one is."""
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"
+    described = json.loads(path.read_bytes())
+    described["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": ""}
+    path.write_text(json.dumps(described), "utf-8")
+    with Driver(setup.target) as driver:
+        driver.load(tmp_path / "model", engine=setup.name, options=setup.options)
+        short = driver.answer("Thequickbrownfox", temperature=0, max_tokens=24)
+        long, empty = (
+            driver.start(" " * 50_000 + text, temperature=0, max_tokens=24) for text in ("Thequickbrownfox", "")
+        )
+        cancelled = driver.start(" " * 50_000 + "Thequickbrownfox", temperature=0)
+        driver.cancel(cancelled)
+        outcomes = driver.finish(long, empty)
+        assert outcomes[long].text() == short.text()
+        assert outcomes[long].usage == short.usage
+        assert isinstance(outcomes[empty].final, Failed)
+        assert "must hold something" in outcomes[empty].final.message

@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from support.hub_server import HubServer, safetensors
 from support.model_server import DIALECTS, PATIENT, ModelServer, all_gone, descendants, is_alive
 from support.pulling_server import LLAMA, LONG_S, WEIGHTS, PullingServer, endless, pulling_server, tiny_repos
+from support.servers import LOOPBACK
 from support.waiting import eventually, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fault, pytest.mark.timeout(900)]
@@ -90,6 +93,49 @@ def test_a_pull_outlives_its_server(tmp_path: Path) -> None:
     assert again["already"]
 
 
+@pytest.mark.parametrize("stops", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)])
+def test_who_is_told_twice_to_stop_does_not_drain(tmp_path: Path, stops: tuple[signal.Signals, ...]) -> None:
+    """However long the grace: an answer ends, its worker too, nothing stays, and the next server ends the job."""
+    home = tmp_path / "home"
+    with HubServer({REPO: FILES}) as hub:
+        held = hub.hold(SECOND, at=HELD_AT // 2)
+        with pulling_server(home, hub, shutdown_grace_s=10_000) as first:
+            card = {"id": "long", "task": "chat", "version": "1.0.0", "engine": "fake", "licence": "MIT"}
+            options = {"tokens": 1_000_000, "step_s": 0.01}
+            source = {"kind": "package", "name": "long"}
+            made = first.http.post("/models", json={**card, "source": source, "engine_options": options})
+            assert made.status_code == 201, made.text
+            job = first.pull(REPO, quantize="no")
+            assert held.reached.wait(60)
+            asked = {"model": "long", "messages": [{"role": "user", "content": "hello"}], "stream": True}
+            with first.http.stream("POST", "/chat", json=asked) as answer:
+                lines = answer.iter_lines()
+                assert next(lines).startswith("data: ")
+                below = descendants(first.process.pid)
+                process = first.process.process
+                process.send_signal(stops[0])
+                wait_until(lambda: not listens(first.process.port), 60)
+                assert next(line for line in lines if line), "it drains: the answer goes on"
+                process.send_signal(stops[1])
+                assert process.wait(60) == -stops[1]
+                with pytest.raises(httpx.TransportError):
+                    list(lines)
+        assert below
+        wait_until(lambda: not any(is_alive(pid) for pid in below), 60)
+        assert not (home / "server.url").exists()
+        held.release.set()
+        with pulling_server(home, hub) as second:
+            assert second.ended(job)["type"] == "done"
+            told = second.job(job)
+            assert (told["status"], told["attempts"]) == ("succeeded", 2)
+
+
+def listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
+        return True
+    return False
+
+
 @dataclass
 class Reborn:
     """A server whose forerunner was killed while it converted, and what was seen of that."""
@@ -97,6 +143,8 @@ class Reborn:
     server: PullingServer
     job: str
     converting: list[int]
+    left: list[Path]
+    """What lay in the folder of conversions when its server had been killed."""
     served: dict[str, int]
     events: list[dict[str, Any]] = field(default_factory=list)
 
@@ -111,7 +159,7 @@ def reborn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reborn]:
             wait_until(lambda: bool(conversions(first)), LONG_S)
             converting = conversions(first)
             kill(first)
-        seen = Reborn(first, job, converting, dict(hub.served))
+        seen = Reborn(first, job, converting, list((home / "conversions").iterdir()), dict(hub.served))
         with pulling_server(home, hub) as seen.server:
             seen.events = list(seen.server.events(job))
             yield seen
@@ -138,6 +186,8 @@ def test_a_conversion_dies_with_its_server_and_is_done_by_the_next(reborn: Rebor
     assert [one["version"] for one in server.http.get("/models/llama/versions").json()["items"]] == ["1.0.0"]
     assert told["result"]["quantization"] == "int8"
     assert conversions(server) == []
+    assert len(reborn.left) == 1
+    assert list((server.process.home / "conversions").iterdir()) == []
     models = server.process.home / "models"
     left = [path for path in models.iterdir() if path.name not in ("versions", "blobs") and any(path.iterdir())]
     assert left == [], "what the killed conversion had written is removed"

@@ -135,6 +135,38 @@ class TestUsersAndKeys:
         assert made["expires_at"] is not None
 
 
+class TestSecrets:
+    """`serai secrets`."""
+
+    def given(self, server: ServerProcess, *arguments: str, value: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run the command with `value` on its standard input."""
+        told = environment(url=server.url, api_key=server.admin_key)
+        command = [sys.executable, "-m", "serai", *arguments]
+        return subprocess.run(command, input=value, env=told, capture_output=True, text=True, check=False, timeout=60)
+
+    def test_a_secret_is_set_listed_and_deleted(self, server: ServerProcess, serai: Serai) -> None:
+        """Its value comes from stdin without the line's end, and is in nothing that is printed afterwards."""
+        origins = ("--origin", "https://one.example", "--origin", "https://two.example")
+        made = self.given(server, "secrets", "set", "token", *origins, value="sk-hidden\n")
+        assert (made.returncode, "sk-hidden" in made.stdout + made.stderr) == (DONE, False), made.stderr
+        assert serai("secrets", "set", "token", "--origin", "https://one.example", "--keep-value").code == DONE
+        (listed,) = serai("--json", "secrets", "list").json()["items"]
+        assert (listed["name"], listed["origins"], listed["source"]) == ("token", ["https://one.example"], "store")
+        assert not any("sk-hidden" in str(value) for value in listed.values())
+        assert "https://one.example" in serai("secrets", "list").out
+        assert serai("secrets", "delete", "token").out == "deleted  token\n"
+        assert serai("secrets", "list").out == "none\n"
+        gone = serai("secrets", "delete", "token")
+        assert (gone.code, "[SECRET_NOT_FOUND]" in gone.err) == (REFUSED, True)
+
+    def test_a_secret_is_never_an_argument(self, server: ServerProcess, serai: Serai) -> None:
+        """Other processes can read those; nothing on stdin, and no origin, are wrong usage."""
+        assert serai("secrets", "set", "token", "sk-shown", "--origin", "https://one.example").code == WRONG_USAGE
+        assert serai("secrets", "set", "token", "--keep-value").code == WRONG_USAGE
+        empty = self.given(server, "secrets", "set", "token", "--origin", "https://one.example", value="\n")
+        assert (empty.returncode, "holds no value" in empty.stderr) == (WRONG_USAGE, True)
+
+
 class TestAudit:
     """`serai audit`."""
 

@@ -92,6 +92,23 @@ def test_a_model_is_made_shown_changed_listed_and_removed(serai: Callable[..., O
     assert (gone.code, "[MODEL_NOT_FOUND]" in gone.err, gone.err.count("hint: ")) == (1, True, 1)
 
 
+def test_a_draft_says_what_makes_it_answer(serai: Callable[..., Outcome]) -> None:
+    """The next command, which works as it stands there; none for what answers; `--publish` does both at once."""
+    draft = serai("models", "create", "sketch", "--task", "chat", "--version", "1.0.0", "--set", "version_status=draft")
+    assert (draft.code, draft.out.splitlines()[-1]) == (0, "  serai versions publish sketch 1.0.0")
+    published = serai(*draft.out.splitlines()[-1].split()[1:])
+    assert ["1.0.0", "active", "yes", "yes", "no_source", "-"] in published.rows()
+    further = serai("versions", "create", "sketch", "1.1.0", "--status", "draft")
+    assert further.out.splitlines()[-1] == "  serai versions publish sketch 1.1.0"
+    ready = serai("versions", "create", "sketch", "1.2.0", "--status", "draft", "--publish")
+    assert (["1.2.0", "active", "yes", "yes", "no_source", "-"] in ready.rows(), "Next" in ready.out) == (True, False)
+    once = ("--task", "chat", "--version", "1.0.0", "--set", "version_status=draft", "--publish")
+    made = serai("models", "create", "at-once", *once)
+    assert (["1.0.0", "active", "yes", "yes", "no_source"] in made.rows(), "Next" in made.out) == (True, False)
+    assert serai("models", "create", "never", *once, "--dry-run").code == 2
+    assert serai("models", "show", "never").code == 1
+
+
 def test_a_list_goes_over_pages_and_says_when_it_stops(serai: Callable[..., Outcome]) -> None:
     """--limit is a bound of the lines, not of the server's pages."""
     for number in range(3):

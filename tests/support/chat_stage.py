@@ -36,7 +36,6 @@ from serai.telemetry.metrics import Metrics
 from unit.serving.stage import Stage, staged
 
 BASE = "http://127.0.0.1:8713"
-CHAT_SCHEMA = "0005"
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import Any, Self
 import msgspec
 
 from serai.engines.base import AdapterUse, EngineSpec, Footprint, Run
-from serai.engines.tasks import Generate, Sampling
+from serai.engines.tasks import AnyTask, Generate, Sampling
 from serai.errors import SeraiError
 from serai.events import Done, Event, Failed, Text
 from support.llm_models import child_environment
@@ -69,9 +69,13 @@ class Driver:
 
     def start(self, prompt: str, *, adapters: Sequence[AdapterUse] = (), **fields: Any) -> int:
         """Start a run and return its id. Fields of `Generate` and of `Sampling`."""
-        self._next += 1
         names = {name: fields.pop(name) for name in ("has_special_tokens", "cache_key") if name in fields}
         task = Generate(prompt=prompt, sampling=Sampling(**fields), **names)
+        return self.begin(task, adapters=adapters)
+
+    def begin(self, task: AnyTask, *, adapters: Sequence[AdapterUse] = ()) -> int:
+        """Start a run of any task and return its id."""
+        self._next += 1
         run = Run(id=self._next, task=task, adapters=tuple(adapters))
         self.ask("start", run=json.loads(msgspec.json.encode(run)))
         return self._next

@@ -2,6 +2,7 @@
 
 import io
 import json
+import wave
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,6 +91,16 @@ async def events_of(client: httpx.AsyncClient, job_id: str) -> list[Mapping[str,
 def a_png(size: tuple[int, int] = (40, 20), colour: tuple[int, ...] = (200, 30, 30)) -> bytes:
     file = io.BytesIO()
     Image.new("RGBA" if len(colour) == 4 else "RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def a_wav() -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(bytes(8000))
     return file.getvalue()
 
 

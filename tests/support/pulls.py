@@ -51,7 +51,7 @@ class CopyingConverter:
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     plans: list[ConversionPlan] = field(default_factory=list)
 
-    def obstacle(self, architectures: Sequence[str]) -> SeraiError | None:
+    def obstacle(self, architectures: Sequence[str], task: str = "") -> SeraiError | None:
         return self.missing
 
     async def convert(self, folder_in: Path, folder_out: Path, plan: ConversionPlan, report: Report) -> None:

@@ -2,12 +2,15 @@
 
 import json
 import re
+from typing import Annotated, Any
 
 import pytest
+from pydantic import Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serai.api import errors as api
+from serai.api.wire import Wire
 from serai.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -149,9 +152,38 @@ def test_what_pydantic_found_is_told_without_the_input() -> None:
     """Each field is named with its problem; what was sent is not repeated; the list is bounded."""
     problems = [{"loc": ("body", "a", 0), "msg": "Value error, Is bad", "input": "secret"}] * 50
     error = api.of_validation(problems)
-    assert error.message == "a.0: is bad (and 49 more)"
-    assert error.details == [{"field": "a.0", "problem": "is bad"}] * api.MAX_REPORTED
+    assert error.message == "a[0]: is bad (and 49 more)"
+    assert error.details == [{"field": "a[0]", "problem": "is bad"}] * api.MAX_REPORTED
     assert "secret" not in json.dumps(error.details) + error.message
+
+
+class Thing(Wire):
+    temperature: Annotated[int, Field(le=2)] | Annotated[float, Field(le=2)] | None = None
+    stop: str | list[str] | None = None
+    biases: dict[str, int | float] | None = None
+
+
+class Things(Thing):
+    many: list[Thing] | None = None
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "problem"),
+    [
+        ({"temperature": "0.5"}, "temperature", "input should be a valid number"),
+        ({"temperature": 3.5}, "temperature", "input should be less than or equal to 2"),
+        ({"stop": 5}, "stop", "input should be a valid string or a valid list"),
+        ({"stop": ["a", 5]}, "stop[1]", "input should be a valid string"),
+        ({"biases": {"a": "x"}}, "biases.a", "input should be a valid number"),
+        ({"many": [{"stop": 5}]}, "many[0].stop", "input should be a valid string or a valid list"),
+    ],
+)
+def test_a_field_of_several_types_is_named_without_them(value: dict[str, Any], field: str, problem: str) -> None:
+    """Once, as the caller wrote it, with what is wrong for the type that it comes nearest to."""
+    with pytest.raises(ValidationError) as caught:
+        Things.model_validate(value)
+    entries = [{**entry, "loc": ("body", *entry["loc"])} for entry in caught.value.errors()]
+    assert api.of_validation(entries).details == [{"field": field, "problem": problem}]
 
 
 @pytest.mark.anyio

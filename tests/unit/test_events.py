@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from serai.api.streams import HEARTBEAT, ndjson, sse, with_heartbeat
-from serai.errors import InternalError, NotFound
+from serai.errors import InternalError, InvalidInput, NotFound
 from serai.events import (
     Done,
     Event,
@@ -146,6 +146,14 @@ def test_an_expected_failure_tells_what_happened() -> None:
     """An error of ours passes its code, message and hint on."""
     failed = Failed.of(NotFound("No such thing.", hint="Look elsewhere."))
     assert failed == Failed(code="NOT_FOUND", message="No such thing.", hint="Look elsewhere.")
+    assert "details" not in str(to_json(failed))
+
+
+def test_a_failure_carries_the_details_of_its_error() -> None:
+    """Through both encodings: a client is told which field is wrong, wherever that was found out."""
+    failed = Failed.of(InvalidInput.at("prompt", "is too long"))
+    assert failed.details == [{"field": "prompt", "problem": "is too long"}]
+    assert from_json(to_json(failed)) == from_msgpack(to_msgpack(failed)) == failed
 
 
 @pytest.mark.parametrize("error", [ValueError("/home/secret"), KeyError("password"), SystemExit("x"), OSError(13, "p")])

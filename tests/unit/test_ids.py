@@ -1,6 +1,8 @@
 """Ids: their form, their order, and that they do not repeat."""
 
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -42,6 +44,23 @@ def test_the_specifications_own_example() -> None:
 def test_ids_do_not_repeat() -> None:
     """Ten thousand made in one go differ."""
     assert len({new_id("job") for _ in range(10_000)}) == 10_000
+
+
+def test_threads_and_forks_do_not_repeat_each_other() -> None:
+    """Not the random part, which is drawn for many ids at once, either."""
+    forks = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(2, mp_context=forks) as processes, ThreadPoolExecutor(4) as threads:
+        made = [new_id("job")]
+        for pool in (processes, threads):
+            for ids in pool.map(several, [1000] * 4):
+                made += ids
+    made += several(1000)
+    chances_of = {decode(one.removeprefix("job_"))[1] for one in made}
+    assert len(chances_of) == len(made) == 9001
+
+
+def several(count: int) -> list[str]:
+    return [new_id("job") for _ in range(count)]
 
 
 def test_an_id_tells_its_kind_and_when_it_was_made() -> None:

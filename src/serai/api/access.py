@@ -10,17 +10,20 @@ Order: host and origin (guard), address limit, credential, rate, role and scope,
 """
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.params import Body
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serai.api.body import check_text, parse_json
 from serai.api.origin import comes_from_here
@@ -54,6 +57,34 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 class SecuredRoute(APIRoute):
     """A route that admits its caller before it reads anything of the request but its headers."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if self._is_plain:
+            self.app = _answering(self.get_route_handler())
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the endpoint takes the request and at most a body of JSON, and gives the response itself.
+
+        Then nothing of the framework is needed between the two: no dependencies, files to close or serialisation.
+        """
+        taken, call = self.dependant, self.dependant.call
+        others = (taken.dependencies, taken.path_params, taken.query_params, taken.header_params, taken.cookie_params)
+        named = (taken.response_param_name, taken.background_tasks_param_name, taken.http_connection_param_name)
+        bodies = taken.body_params
+        return (
+            self.response_class is Response
+            and self.response_field is None
+            and inspect.iscoroutinefunction(call)
+            and taken.request_param_name is not None
+            and not any(others)
+            and not any(named)
+            and not taken.security_scopes_param_name
+            and len(bodies) <= 1
+            and not self._embed_body_fields
+            and all(type(body.field_info) is Body and body.field_info.is_required() for body in bodies)
+        )
+
     @property
     def access(self) -> Access:
         label = (self.openapi_extra or {})[_ACCESS]
@@ -75,7 +106,7 @@ class SecuredRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         access, scope = self.access, self.scope
-        handle = super().get_route_handler()
+        handle = self._handle_plainly() if self._is_plain else super().get_route_handler()
         known = _query_names(self)
         has_body = self.body_field is not None
 
@@ -95,6 +126,35 @@ class SecuredRoute(APIRoute):
 
         return admit_then_handle
 
+    def _handle_plainly(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what the framework's own handler does for a plain route, with the same errors."""
+        call = cast("Callable[..., Coroutine[Any, Any, Response]]", self.dependant.call)
+        name = cast(str, self.dependant.request_param_name)
+        field = self.dependant.body_params[0] if self.dependant.body_params else None
+
+        async def handle(request: Request) -> Response:
+            if field is None:
+                return await call(**{name: request})
+            if not await request.body():
+                raise RequestValidationError(
+                    [{"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}]
+                )
+            parsed = await request.json()
+            value, errors = field.validate(parsed, loc=("body",))
+            if errors:
+                raise RequestValidationError(errors, body=parsed)
+            return await call(**{name: request, field.name: value})
+
+        return handle
+
+
+def _answering(handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await handle(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    return app
+
 
 class Routes:
     """The routes of one scope, collected until `install`."""
@@ -107,6 +167,10 @@ class Routes:
 
     def get(self, path: str, *, access: Access, **options: Any) -> Callable[[Endpoint], Endpoint]:
         return self._collect("GET", path, access, options)
+
+    def head(self, path: str, *, access: Access, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        """As `get` of the same path, whose description tells of both."""
+        return self._collect("HEAD", path, access, {**options, "include_in_schema": False})
 
     def post(self, path: str, *, access: Access, **options: Any) -> Callable[[Endpoint], Endpoint]:
         return self._collect("POST", path, access, options)
@@ -135,8 +199,10 @@ class Routes:
     ) -> Callable[[Endpoint], Endpoint]:
         label = "public" if access is PUBLIC else access.label
         extra: dict[str, Any] = {_ACCESS: label, _SCOPE: options.pop("scope", self._scope)}
-        if method != "GET" and options.pop("rehearsable", True):
+        if method not in ("GET", "HEAD") and options.pop("rehearsable", True):
             extra["parameters"] = [_DRY_RUN]
+        if "request_body" in options:  # of a body that the endpoint reads itself, for the description of the API
+            extra["requestBody"] = options.pop("request_body")
 
         def collect(endpoint: Endpoint) -> Endpoint:
             self._routes.append((method, path, endpoint, {**options, "openapi_extra": extra}))

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from serai.api.protocol import GONE
 from serai.api.streams import HEARTBEAT, HEARTBEAT_S, SSE_TYPE
 from serai.chat.chats import Chats
 from serai.chat.embeddings import Embedder
@@ -66,7 +67,9 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
             watching.exception()  # who cannot be listened to has left, too
             has_left = not is_over and working.cancel()
 
-    gone = asyncio.ensure_future(_disconnected(request.receive))
+    told: asyncio.Future[None] | None = request.scope.get("extensions", {}).get(GONE, {}).get(GONE)
+    # What our own protocol tells costs less than a task that listens for it.
+    gone = told or asyncio.ensure_future(_disconnected(request.receive))
     gone.add_done_callback(leave)
     try:
         return await work
@@ -78,7 +81,9 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Re
         is_over = True
         if has_left:
             working.uncancel()
-        gone.cancel()
+        gone.remove_done_callback(leave)
+        if told is None:
+            gone.cancel()
 
 
 async def whole(request: Request, reply: Reply, into: Gathered) -> Ending:

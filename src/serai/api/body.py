@@ -62,7 +62,7 @@ def check(value: Any) -> None:
             if isinstance(name, str):
                 check_text(name, "a member's name")
             if isinstance(member, dict | list):
-                stack.append((member, _join(path, str(name)), depth + 1))
+                stack.append((member, _join(path, name), depth + 1))
             elif member is not None and member is not True and member is not False:
                 _check_leaf(member, path, name)
 
@@ -71,11 +71,11 @@ def _check_leaf(value: Any, path: str, name: str | int = "") -> None:
     """Raise for a string or number out of bounds; its place is put together only then: there may be many."""
     if isinstance(value, str):
         if not value.isascii() or "\x00" in value:
-            check_text(value, _join(path, str(name)))
+            check_text(value, _join(path, name))
     elif isinstance(value, int) and value not in _INT64:
-        raise InvalidInput.at(_join(path, str(name)), "is an integer beyond 64 bits")
+        raise InvalidInput.at(_join(path, name), "is an integer beyond 64 bits")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise InvalidInput.at(_join(path, str(name)), "is a number out of range")
+        raise InvalidInput.at(_join(path, name), "is a number out of range")
 
 
 def check_text(text: str, field: str) -> None:
@@ -88,5 +88,7 @@ def check_text(text: str, field: str) -> None:
         raise InvalidInput.at(field[:200], "holds a lone surrogate") from None
 
 
-def _join(path: str, name: str) -> str:
+def _join(path: str, name: str | int) -> str:
+    if isinstance(name, int):
+        return f"{path}[{name}]"
     return ".".join(part for part in (path, name[:100]) if part)

@@ -21,6 +21,7 @@ from serai.api.guard import Guard
 from serai.api.native import (
     admin,
     audit,
+    decisions,
     docs,
     files,
     image_paths,
@@ -50,7 +51,7 @@ ALL: tuple[Routes, ...] = (
     *(module.routes for module in (images, image_queue, prompts)),
     *image_paths.routes,
     *admin.routes,  # before the services, whose ids stand in the same place
-    *(module.routes for module in (services, pulls, audit, secrets)),
+    *(module.routes for module in (services, decisions, pulls, audit, secrets)),
 )
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -80,6 +81,7 @@ def build(settings: Settings, metrics: Metrics, clock: Clock, new_id: NewId, lif
         openapi_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # ours is `telemetry`
         responses={
             "4XX": {"model": ErrorOut, "description": "Refused, for a reason that the caller can do something about."},
             "5XX": {"model": ErrorOut, "description": "Not possible now, or a defect of the server."},

@@ -50,6 +50,8 @@ async def on_http_exception(request: Request, error: HTTPException) -> Response:
     native = await errors.on_http_exception(request, error)
     if _is_native(request.scope):
         return native
+    if (request.method, request.url.path) in _NOT_SERVED:
+        return respond(_REFUSALS[HTTPStatus.NOT_FOUND], request.scope)
     headers = {"allow": native.headers["allow"]} if "allow" in native.headers else None
     return respond(_REFUSALS.get(error.status_code, _UNREADABLE), request.scope, headers)
 
@@ -60,6 +62,8 @@ _REFUSALS: Mapping[int, SeraiError] = {
         "This path does not know this method.", hint="See the header Allow."
     ),
 }
+_NOT_SERVED = frozenset({("POST", "/v1/responses/input_tokens"), ("POST", "/v1/responses/compact")})
+"""Calls of OpenAI's that are not served, at paths that to the router are those of a response."""
 _UNREADABLE = MalformedRequest("The request could not be read.")
 
 

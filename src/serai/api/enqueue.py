@@ -1,6 +1,6 @@
 """Jobs that routes of every dialect make, and wait for: enqueued, rehearsed, followed to their end."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -11,10 +11,12 @@ from serai.api.access import caller_of, is_rehearsal, parts_of
 from serai.api.changes import Rehearsed
 from serai.api.parts import Parts
 from serai.auth.policy import ANY_SCOPE, Role, check_access
+from serai.clock import Clock
 from serai.errors import InvalidInput
 from serai.events import Done, Event, Failed, fold
 from serai.jobs import store
 from serai.jobs.model import DEFAULT_PRIORITY, Job, JobFinished, JobNotFound, NewJob
+from serai.storage.database import Connection
 
 LEAST_ROLES: Mapping[str, Role] = {"pull": Role.MODERATOR}
 """Kinds of job that not every user may enqueue."""
@@ -53,15 +55,25 @@ def prepare(
     )
 
 
-async def enqueue(request: Request, new: NewJob) -> Job:
+async def enqueue(request: Request, new: NewJob, also: Callable[[Connection, Job], None] | None = None) -> Job:
     """Store the job, or return the earlier one of its idempotency key; in a rehearsal only tell of it.
 
-    Raises IdempotencyMismatch, QueueFull.
+    `also`: what is written with a job that was not there before, in its transaction. Raises IdempotencyMismatch,
+    QueueFull, and what `also` raises.
     """
     parts = parts_of(request)
     if is_rehearsal(request):
         raise Rehearsed.of("jobs.enqueue", "job", new.id, after={"kind": new.kind, "priority": new.priority})
-    return await parts.writes.run(store.enqueue, parts.clock, new)
+    if also is None:
+        return await parts.writes.run(store.enqueue, parts.clock, new)
+    return await parts.database.run(_enqueue, parts.clock, new, also)
+
+
+def _enqueue(connection: Connection, clock: Clock, new: NewJob, also: Callable[[Connection, Job], None]) -> Job:
+    job = store.enqueue(connection, clock, new)
+    if job.id == new.id:
+        also(connection, job)
+    return job
 
 
 class Awaited:

@@ -1,6 +1,7 @@
 """From errors to HTTP: one table of statuses, one envelope for every error of every kind."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -11,6 +12,7 @@ from starlette.routing import Match
 
 from serai import errors
 from serai.errors import SeraiError
+from serai.serving.headers import DECISION
 from serai.telemetry.context import current_request_id
 
 
@@ -55,6 +57,10 @@ STATUS: Mapping[type[SeraiError], int] = {
 """The status of each family; a leaf has its nearest ancestor's."""
 
 MAX_REPORTED = 20
+_SOURCES = ("body", "query", "path", "header", "cookie")
+_BRANCH = re.compile(r"(?:constrained-)?(?:int|float|str|bool)|(?:list|dict|tuple|set|literal|nullable)\[.*\]")
+"""How pydantic names, within a place, which type of a union it has tried."""
+_INTEGER, _NUMBER = "input should be a valid integer", "input should be a valid number"
 NO_RETRY: Mapping[str, str] = {"x-should-retry": "false"}
 """For what took its whole time: another try would, too."""
 
@@ -82,6 +88,8 @@ def headers_of(error: SeraiError, headers: Mapping[str, str] | None = None) -> d
     told = dict(headers or {})
     if error.retry_after is not None:
         told["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if error.decision is not None:
+        told[DECISION] = error.decision
     if isinstance(error, errors.Unauthenticated):
         told["www-authenticate"] = 'Bearer realm="serai"'
     if isinstance(error, errors.DeadlineExceeded):
@@ -116,15 +124,53 @@ async def on_validation_error(request: Request, error: Any) -> JSONResponse:
 
 def of_validation(problems: Sequence[Any]) -> errors.InvalidInput:
     """Return the error for what pydantic found; it names each field and never repeats the input."""
-    details = [{"field": _field(entry["loc"]), "problem": _problem(entry)} for entry in problems[:MAX_REPORTED]]
+    groups = _by_value(problems)
+    details = [_of_value(group) for group in groups[:MAX_REPORTED]]
     first = details[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    more = f" (and {len(groups) - 1} more)" if len(groups) > 1 else ""
     return errors.InvalidInput(f"{first['field']}: {first['problem']}{more}", details=details)
 
 
+def _by_value(problems: Sequence[Any]) -> list[list[Any]]:
+    """Return what was found, with all that is said of one value of several types together."""
+    groups: list[list[Any]] = []
+    known: dict[tuple[Any, ...], list[Any]] = {}
+    for entry in problems:
+        at = next((at for at, part in enumerate(entry["loc"]) if at > 0 and _is_branch(part)), None)
+        group = None if at is None else known.get(entry["loc"][:at])
+        if group is not None:
+            group.append(entry)
+            continue
+        groups.append([entry])
+        if at is not None:
+            known[entry["loc"][:at]] = groups[-1]
+    return groups
+
+
+def _of_value(entries: Sequence[Any]) -> dict[str, str]:
+    """Return the field and the problem: of a value of several types that of the one that it comes nearest to."""
+    deepest = max(len(entry["loc"]) for entry in entries)
+    near = [entry for entry in entries if len(entry["loc"]) == deepest]
+    near = [entry for entry in near if not str(entry.get("type")).endswith(("_type", "_from_float"))] or near
+    told = list(dict.fromkeys(_problem(entry) for entry in near))
+    if _NUMBER in told:
+        told = [problem for problem in told if problem != _INTEGER]
+    problem = " or ".join((told[0], *(one.removeprefix("input should be ") for one in told[1:])))
+    return {"field": _field(near[0]["loc"]), "problem": problem}
+
+
+def _is_branch(part: Any) -> bool:
+    return isinstance(part, str) and _BRANCH.fullmatch(part) is not None
+
+
 def _field(location: Sequence[Any]) -> str:
-    names = [str(part) for part in location if part not in ("body", "query", "path", "header", "cookie")]
-    return ".".join(name[:100] for name in names) or str(location[0] if location else "body")
+    """Return a place as `messages[0].content`, without the types that a value might have had."""
+    field = ""
+    for at, part in enumerate(location):
+        if (at == 0 and part in _SOURCES) or (at > 0 and _is_branch(part)):
+            continue
+        field += f"[{part}]" if isinstance(part, int) else f".{part[:100]}" if field else str(part)[:100]
+    return field or str(location[0] if location else "body")
 
 
 def _problem(entry: Mapping[str, Any]) -> str:

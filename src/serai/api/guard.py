@@ -1,11 +1,12 @@
 """What surrounds every request, whatever its path: its id, its bounds, its log line, its headers."""
 
 import asyncio
+import logging
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,6 +29,8 @@ from serai.telemetry.context import accept_request_id, bind_request
 from serai.telemetry.metrics import Metrics
 
 log = structlog.get_logger("serai.access")
+_lines = logging.getLogger("serai.access")
+"""Where `log` leads; a line for every request goes there without the way through structlog."""
 
 MAX_HEADERS = 200
 CLIENT_GONE = 499
@@ -36,13 +39,14 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _AT_MOST_ONCE = (b"authorization", b"content-encoding", b"content-type", b"origin", b"x-csrf-token")
 """Two of them would mean one thing to us and another to a proxy before us."""
 _QUIET = frozenset({"/live", "/ready", "/metrics"})
-_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
-}
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+"""Of every answer that does not say otherwise."""
 
 
 class Guard:
@@ -64,10 +68,10 @@ class Guard:
             await self._app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
         started, status = self._seconds(), 0
-        request_id = accept_request_id(headers.get("x-request-id"), self._new_id)
-        with bind_request(request_id), self._metrics.requests_in_flight.track_inprogress():
+        request_id = accept_request_id(Headers(scope=scope).get("x-request-id"), self._new_id)
+        self._metrics.requests_in_flight.inc()
+        with bind_request(request_id):
 
             async def send_guarded(message: Message) -> None:
                 nonlocal status
@@ -95,6 +99,7 @@ class Guard:
                 defect = InternalError("The server failed on this request.")
                 await respond(defect, scope)(scope, receive, send_guarded)
             finally:
+                self._metrics.requests_in_flight.dec()
                 self._tell(scope, status, self._seconds() - started)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,12 +115,12 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         raw = scope["headers"]
-        if len(raw) > MAX_HEADERS or sum(len(k) + len(v) for k, v in raw) > self._settings.max_header_bytes:
+        if len(raw) > MAX_HEADERS or sum([len(k) + len(v) for k, v in raw]) > self._settings.max_header_bytes:
             raise TooLarge("The request's headers are too large.")
         names = [name for name, _ in raw]
         if names.count(b"host") != 1:
             raise MalformedRequest("A request has one Host header.")
-        if any(names.count(name) > 1 for name in _AT_MOST_ONCE):
+        if len(set(names)) != len(names) and any(names.count(name) > 1 for name in _AT_MOST_ONCE):
             raise MalformedRequest("A header is given twice that counts once.")
         connection = HTTPConnection(scope)
         if not host_is_ours(connection.headers["host"], self._settings):
@@ -151,15 +156,16 @@ class Guard:
         route = _template(scope)
         self._metrics.observe_request(method=scope["method"], route=route, status=status, seconds=seconds)
         quiet = route in _QUIET and status < HTTPStatus.BAD_REQUEST
-        (log.debug if quiet else log.info)(
-            "request",
-            method=scope["method"],
-            route=route,
-            status=status,
-            ms=round(seconds * 1000, 2),
-            address=scope["client"][0] if scope.get("client") else None,
-            caller=getattr(scope.get("state", {}).get("caller"), "user_id", None),
-        )
+        line = {
+            "event": "request",
+            "method": scope["method"],
+            "route": route,
+            "status": status,
+            "ms": round(seconds * 1000, 2),
+            "address": scope["client"][0] if scope.get("client") else None,
+            "caller": getattr(scope.get("state", {}).get("caller"), "user_id", None),
+        }
+        _lines.log(logging.DEBUG if quiet else logging.INFO, line)
 
 
 def _too_large(most: int) -> TooLarge:
@@ -172,18 +178,20 @@ def _template(scope: Scope) -> str | None:
 
 
 def _add_headers(message: Message, request_id: str, scope: Scope) -> None:
-    headers = MutableHeaders(scope=message)
-    headers["x-request-id"] = request_id
+    told = {"x-request-id": request_id}
     allowance: Allowance | None = scope.get("state", {}).get("allowance")
     if allowance is not None:
-        headers.update(allowance.headers())
-    for name, value in _HEADERS.items():
-        headers.setdefault(name, value)
+        told |= allowance.headers()
+    ours = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in told.items()]
+    names = {name for name, _ in ours}
+    kept = [header for header in message["headers"] if header[0].lower() not in names]
+    names = {name.lower() for name, _ in kept}
+    message["headers"] = [*kept, *ours, *(header for header in _HEADERS if header[0] not in names)]
 
 
 def _check_utf8(scope: Scope) -> None:
     for part in (scope.get("raw_path") or b"", scope.get("query_string") or b""):
-        decoded = unquote_to_bytes(part.replace(b"+", b" "))
+        decoded = unquote_to_bytes(part.replace(b"+", b" ")) if b"%" in part else part
         try:
             decoded.decode("utf-8")
         except UnicodeDecodeError:

@@ -1,5 +1,6 @@
 """Pictures asked for in any dialect: checked whole, then enqueued as one job."""
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import msgspec
@@ -15,9 +16,12 @@ from serai.auth.policy import Role, check_access
 from serai.errors import InvalidInput
 from serai.files import store as files_store
 from serai.images import plan
+from serai.images.inputs import hold_inputs, is_digest
 from serai.images.model import KIND, MAX_PROMPT, ImageRequest, ImageSettings
 from serai.jobs import store
 from serai.jobs.model import DEFAULT_PRIORITY, Job
+from serai.storage import links
+from serai.storage.blobs import Blob
 
 SCOPE = "images"
 
@@ -40,8 +44,11 @@ class ImagesIn(Wire):
     settings: Annotated[ImageSettings, AS_JSON] = Field(
         default_factory=ImageSettings, description="What is left out is as the version says."
     )
-    image: FileNamed | None = Field(None, description="The id of a file of yours to start from, or to edit.")
-    mask: FileNamed | None = Field(None, description="The id of a file of yours: white is painted anew.")
+    image: FileNamed | None = Field(
+        None,
+        description="What to start from, or to edit: the id of a file of yours, or the SHA-256 of a picture of yours.",
+    )
+    mask: FileNamed | None = Field(None, description="Named likewise: white is painted anew.")
     previews: Annotated[int, Field(ge=0, le=100)] | None = Field(
         None, description="How many, evenly spread over the steps; none given: one every few steps."
     )
@@ -53,6 +60,7 @@ class ImagesIn(Wire):
 
     def asked(self) -> ImageRequest:
         """Return the job's payload. Raises InvalidInput."""
+        check_prompt(self.prompt)
         if self.model is not None and self.model_id not in (None, self.model):
             raise InvalidInput.at("model_id", "and model differ; they mean the same, so give one")
         return ImageRequest(
@@ -65,6 +73,12 @@ class ImagesIn(Wire):
             mask=self.mask,
             previews=self.previews,
         )
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise InvalidInput for a prompt that says nothing."""
+    if not prompt.strip():
+        raise InvalidInput.at("prompt", "is empty", hint="Say what the picture is to show.")
 
 
 class ImagesAccepted(Wire):
@@ -95,33 +109,51 @@ async def enqueue_images(
     request: Request,
     asked: ImageRequest,
     *,
+    scope: str = SCOPE,
     priority: int = DEFAULT_PRIORITY,
     idempotency_key: str | None = None,
     webhook_url: str | None = None,
+    uploads: Collection[Blob] = (),
 ) -> Job:
     """Enqueue pictures for the caller, or return the job that an idempotency key has made before.
 
-    Raises what `plan.accepts` raises for settings that the version does not take, FileNotFound for a file
-    that is not the caller's, InvalidInput for one that is no picture, and what `enqueue` raises.
+    `uploads`: blobs that came with the call, which the job holds as long as it is there. Raises what
+    `plan.accepts` raises for settings that the version does not take, FileNotFound for a file that is not the
+    caller's, BlobNotFound likewise, InvalidInput for one that is no picture, QuotaExceeded, and what `enqueue`
+    raises.
     """
-    check_access(caller_of(request), Role.USER, SCOPE)
+    check_access(caller_of(request), Role.USER, scope)
     payload: dict[str, Any] = msgspec.to_builtins(asked)
     new = prepare(request, KIND, payload, priority=priority, idempotency_key=idempotency_key, webhook_url=webhook_url)
     parts = parts_of(request)
     if await parts.database.read(store.find_same, new) is None:
-        await _check_files(request, asked)
+        await _check_inputs(request, asked, {blob.digest for blob in uploads})
         plan.accepts(await parts.registry.current(), parts.serving.situation(), asked)
-    return await enqueue(request, new)
+    if not any(named is not None and is_digest(named) for named in (asked.image, asked.mask)):
+        return await enqueue(request, new)
+    usual, now = parts.settings.disk_quota_bytes, parts.clock.now()
+    return await enqueue(request, new, lambda connection, job: hold_inputs(connection, job, usual, now, uploads))
 
 
-async def _check_files(request: Request, asked: ImageRequest) -> None:
-    """Raise unless every file that is named is there, the caller's own, and a picture."""
+async def _check_inputs(request: Request, asked: ImageRequest, uploaded: Collection[str]) -> None:
+    """Raise unless all that is named is there, the caller's own, and a picture; what came with the call is."""
     if asked.mask is not None and asked.image is None:
         raise InvalidInput.at("mask", "needs an image to lie on")
-    owner = caller_of(request).user_id
-    for field, file_id in (("image", asked.image), ("mask", asked.mask)):
-        if file_id is None:
+    for field, named in (("image", asked.image), ("mask", asked.mask)):
+        if named is None or named in uploaded:
             continue
-        file = await parts_of(request).database.read(files_store.get, file_id, owner)
-        if file.info.get("kind") != "image":
-            raise InvalidInput.at(field, f"names a file of type {file.media_type}, which is no picture")
+        kind, media_type = await _seen(request, named)
+        if kind != "image":
+            raise InvalidInput.at(field, f"names a file of type {media_type}, which is no picture")
+
+
+async def _seen(request: Request, named: str) -> tuple[str | None, str]:
+    """Return the kind and the type of a file, or of a blob that the caller holds."""
+    parts, owner = parts_of(request), caller_of(request).user_id
+    if not is_digest(named):
+        file = await parts.database.read(files_store.get, named, owner)
+        return file.info.get("kind"), file.media_type
+    await parts.database.read(links.check_held, owner, named)
+    with await parts.blobs.open(named) as content:
+        info = await parts.decoder.probe(content)
+    return info.kind, info.media_type

@@ -27,6 +27,8 @@ AS_JSON = _AsJson()
 _PARTS = re.compile(r"\.{3}|[^.\[\]]+")
 """The parts of a place as the library writes it: `$.adapters[0].scale`; `[...]` is any key of a mapping."""
 
+_MEMBER = re.compile(r"Object (?:contains unknown|missing required) field `(?P<name>.*)`", re.DOTALL)
+
 
 def _converted(value: Any, kind: Any) -> Any:
     if isinstance(kind, type) and isinstance(value, kind):  # an answer of ours, made by the code
@@ -36,10 +38,39 @@ def _converted(value: Any, kind: Any) -> Any:
     except msgspec.ValidationError as error:
         problem, _, place = str(error).partition(" - at ")
         location = tuple(_part(text) for text in _PARTS.findall(place.strip("`$")))
-        number = "" if " got " in problem else _number_at(value, location)
+        member = _MEMBER.fullmatch(problem)
+        if member is not None:
+            location = (*location, member["name"])
+        elif problem.startswith("Invalid enum value") and (allowed := _allowed(kind, location)):
+            problem = f"must be one of {', '.join(map(str, allowed))}"
+        number = "" if " got " in problem or member is not None else _number_at(value, location)
         told = PydanticCustomError("value", "{problem}", {"problem": problem.replace("`", "") + number})
         entry = InitErrorDetails(type=told, loc=location, input=None)
         raise ValidationError.from_exception_data("value", [entry]) from None
+
+
+def _allowed(kind: Any, location: tuple[str | int, ...]) -> list[Any]:
+    """Return the values that a type allows at a place where it allows certain ones alone."""
+    nodes = _options(msgspec.inspect.type_info(kind))
+    for part in location:
+        nodes = [child for node in nodes for inner in _inside(node, part) for child in _options(inner)]
+    return [value for node in nodes if isinstance(node, msgspec.inspect.LiteralType) for value in node.values]
+
+
+def _options(node: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
+    return list(node.types) if isinstance(node, msgspec.inspect.UnionType) else [node]
+
+
+def _inside(node: msgspec.inspect.Type, part: str | int) -> list[msgspec.inspect.Type]:
+    match node:
+        case msgspec.inspect.StructType():
+            return [field.type for field in node.fields if field.encode_name == part]
+        case msgspec.inspect.CollectionType():
+            return [node.item_type]
+        case msgspec.inspect.DictType():
+            return [node.value_type]
+        case _:
+            return []
 
 
 def _part(text: str) -> str | int:

@@ -47,7 +47,7 @@ def open_pulls(ground: Ground, models: Models) -> tuple[PullRunner, ModelFiles]:
         registry=ground.registry,
         clock=clock,
         policy=_policy(settings, models.devices),
-        converter=ChildConverter(models.runtime, threads=models.threads),
+        converter=ChildConverter(models.runtime, threads=models.threads, scratch=ground.home.folder("conversions")),
         loader=_Loader(models, settings.load_timeout_s),
     )
     return runner, files

@@ -7,6 +7,7 @@ nobody waits for it except for one attempt a second.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any
 
@@ -23,6 +24,8 @@ from serai.errors import RateLimited
 log = structlog.get_logger(__name__)
 
 _TIMEOUT_S, _RETRY_S = 0.5, 1.0
+_per_minute = lru_cache(maxsize=1024)(RateLimitItemPerMinute)
+_per_hour = lru_cache(maxsize=1024)(RateLimitItemPerHour)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,19 +76,18 @@ class Limiter:
     async def admit(self, caller: Caller) -> Allowance | None:
         """Count one request of `caller`. Raises RateLimited; returns None where limits are off."""
         own, server = caller.limits, self._defaults
-        minute = RateLimitItemPerMinute(own.per_minute or server.per_minute)
-        hour = RateLimitItemPerHour(own.per_hour or server.per_hour)
+        minute, hour = _per_minute(own.per_minute or server.per_minute), _per_hour(own.per_hour or server.per_hour)
         return await self._count((minute, hour), "key", caller.limit_id)
 
     async def admit_address(self, address: str) -> None:
         """Count one request of `address` that no caller stands for. Raises RateLimited."""
-        await self._count((RateLimitItemPerMinute(self._defaults.address_per_minute),), "address", _network(address))
+        await self._count((_per_minute(self._defaults.address_per_minute),), "address", _network(address))
 
     async def check_address(self, address: str) -> None:
         """Raise RateLimited if `address` has used up its requests; counts nothing."""
         if not self._enabled:
             return
-        item = RateLimitItemPerMinute(self._defaults.address_per_minute)
+        item = _per_minute(self._defaults.address_per_minute)
         network = _network(address)
         if not await self._ask("test", item, "address", network):
             raise await self._refusal(item, "address", network)
@@ -93,7 +95,7 @@ class Limiter:
     async def spend_tokens(self, caller: Caller, tokens: int) -> None:
         """Count model tokens that a request of `caller` used; the next request pays for going over."""
         if self._enabled and tokens > 0:
-            item = RateLimitItemPerMinute(caller.limits.tokens_per_minute or self._defaults.tokens_per_minute)
+            item = _per_minute(caller.limits.tokens_per_minute or self._defaults.tokens_per_minute)
             # The library counts nothing of a cost that goes over: what is left of the window is used up instead.
             if not await self._ask("hit", item, "tokens", caller.limit_id, cost=min(tokens, item.amount)):
                 left = (await self._stats(item, "tokens", caller.limit_id)).remaining
@@ -104,7 +106,7 @@ class Limiter:
         """Raise RateLimited if `caller` has used up its tokens of this minute."""
         if not self._enabled:
             return
-        item = RateLimitItemPerMinute(caller.limits.tokens_per_minute or self._defaults.tokens_per_minute)
+        item = _per_minute(caller.limits.tokens_per_minute or self._defaults.tokens_per_minute)
         if not await self._ask("test", item, "tokens", caller.limit_id):
             raise await self._refusal(item, "tokens", caller.limit_id)
 
@@ -156,6 +158,7 @@ class Limiter:
         return getattr(self._local, method)(item, *names, **options)
 
 
+@lru_cache(maxsize=1024)
 def _network(address: str) -> str:
     """Return what stands for one client: its IPv4 address, or the /64 in which an IPv6 client can take any."""
     try:

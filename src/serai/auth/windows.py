@@ -38,32 +38,30 @@ class Windows:
 
     def test(self, item: RateLimitItem, *names: str, cost: int = 1) -> bool:
         """Say whether `cost` would pass; counts nothing."""
-        now = self._seconds()
-        return item.amount - _weight(item, self._window(item, names, now), now) >= cost
+        now, period = self._seconds(), item.get_expiry()
+        return item.amount - _weight(period, self._window(period, names, now), now) >= cost
 
     def hit(self, item: RateLimitItem, *names: str, cost: int = 1) -> bool:
         """Count `cost` if it passes, and say whether it did."""
-        now = self._seconds()
-        window = self._window(item, names, now)
-        if item.amount - _weight(item, window, now) < cost:
+        now, period = self._seconds(), item.get_expiry()
+        window = self._window(period, names, now)
+        if item.amount - _weight(period, window, now) < cost:
             return False
         window.count += cost
         return True
 
     def get_window_stats(self, item: RateLimitItem, *names: str) -> Stats:
         """Return what is left, and when that next grows."""
-        now = self._seconds()
-        window = self._window(item, names, now)
-        period = item.get_expiry()
+        now, period = self._seconds(), item.get_expiry()
+        window = self._window(period, names, now)
         left = period - now % period
         waits = [left] if window.count else []
         if window.before:
             waits.append(left % (period / window.before))
-        return Stats(max(0, item.amount - _weight(item, window, now)), min(waits, default=0.0))
+        return Stats(max(0, item.amount - _weight(period, window, now)), min(waits, default=0.0))
 
-    def _window(self, item: RateLimitItem, names: tuple[str, ...], now: float) -> _Window:
+    def _window(self, period: int, names: tuple[str, ...], now: float) -> _Window:
         """Return the window that is open now, with what the one before it counted."""
-        period = item.get_expiry()
         number = int(now // period)
         key = (period, names)
         window = self._windows.get(key)
@@ -83,6 +81,7 @@ class Windows:
         self._sweep_at = max(_FIRST_SWEEP, 2 * len(self._windows))
 
 
-def _weight(item: RateLimitItem, window: _Window, now: float) -> int:
-    period = item.get_expiry()
+def _weight(period: int, window: _Window, now: float) -> int:
+    if not window.before:
+        return window.count
     return floor(window.before * (1 - now % period / period)) + window.count

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -133,6 +134,7 @@ class Chats:
             seconds=self._clock.monotonic,
             new_id=self._new_id,
             tells_waiting=tells_waiting,
+            explain=preparation.in_words_of_the_caller,
         )
 
     async def template_of(self, candidate: Candidate) -> ChatTemplate | None:
@@ -207,7 +209,7 @@ class _Preparation:
             lacking = {entry.get("field") for entry in details}
             need = next((need for need in self.needs if need.capability in lacking), None)
             if need is None:
-                return error
+                return self.in_words_of_the_caller(error)
             return CannotDo(
                 error.message.replace(f"{need.capability}:", f"{need.field}:", 1),
                 hint=error.hint,
@@ -217,6 +219,21 @@ class _Preparation:
         if not (sees and any("cannot do vision" in str(entry.get("why")) for entry in details)):
             return error
         return CannotDo.at(self._ask.field_named("messages"), "hold a picture, which nobody who may answer can see")
+
+    def in_words_of_the_caller(self, error: SeraiError) -> SeraiError:
+        """Return an error of an engine or a version under the name that the caller has for the field."""
+        first = error.details[0] if isinstance(error.details, list | tuple) and error.details else None
+        if not isinstance(error, InvalidInput) or not isinstance(first, Mapping) or "field" not in first:
+            return error
+        field_name = str(first["field"])
+        is_template = field_name == "prompt" and self._ask.prompt is None  # it was made of the messages
+        name = self._ask.field_named("messages" if is_template else field_name)
+        if name == field_name:
+            return error
+        told = copy(error)
+        told.details = [{**first, "field": name}]
+        told.message = error.message.replace(f"{field_name}:", f"{name}:", 1)
+        return told
 
     def _chat(self, sampling: Sampling, engine: EngineInfo, candidate: Candidate) -> Chat:
         ask = self._ask

@@ -12,7 +12,7 @@ from serai.chat.chats import Serves
 from serai.chat.reply import Answer
 from serai.engines.base import EngineInfo
 from serai.engines.tasks import AnyTask, Array, Embed
-from serai.errors import InternalError, InvalidInput
+from serai.errors import InternalError, InvalidInput, SeraiError
 from serai.events import Done, Failed
 from serai.registry.plan import Request
 from serai.registry.snapshot import Candidate
@@ -21,6 +21,8 @@ from serai.serving.errors import error_of
 
 MAX_TEXTS = 2048
 TASK = "embedding"
+_FIELDS = ("input", "dimensions")
+"""What engines refuse by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class Embeddings:
     vectors: tuple[bytes, ...]
     dimensions: int
     prompt_tokens: int
+    load_s: float
+    """How long a model was loaded for it."""
     headers: Mapping[str, str]
 
     def numbers(self, index: int) -> list[float]:
@@ -45,15 +49,26 @@ class Embedder:
         self._limiter = limiter
 
     async def embed(
-        self, model: str, texts: tuple[str, ...], caller: Caller, *, timeout_s: float, keep_alive: float | None = None
+        self,
+        model: str,
+        texts: tuple[str, ...],
+        caller: Caller,
+        *,
+        timeout_s: float,
+        dimensions: int | None = None,
+        truncate: bool = True,
+        keep_alive: float | None = None,
     ) -> Embeddings:
-        """Return the vectors. Raises InvalidInput, what serving raises, and what the model failed of."""
+        """Return the vectors; `dimensions` and `truncate` as in `Embed`.
+
+        Raises InvalidInput, what serving raises, and what the model failed of.
+        """
         if not 1 <= len(texts) <= MAX_TEXTS or not all(texts):
             raise InvalidInput.at("input", f"has 1 to {MAX_TEXTS} texts, none of them empty")
         await self._limiter.check_tokens(caller)
 
         def task(candidate: Candidate, engine: EngineInfo) -> AnyTask:
-            return Embed(texts=texts)
+            return Embed(texts=texts, dimensions=dimensions, truncate=truncate)
 
         answer = await self._serving.open(
             Call(
@@ -69,8 +84,10 @@ class Embedder:
             result = await _result(answer)
         finally:
             await answer.aclose()
-        found = _vectors(result, len(texts), dict(answer.headers()))
+        found = _vectors(result, len(texts), answer)
         await self._limiter.spend_tokens(caller, found.prompt_tokens)
+        if dimensions not in (None, found.dimensions):  # another server may not know of such a thing
+            raise InvalidInput.at("dimensions", f"must be {found.dimensions}, which is what this model gives")
         return found
 
 
@@ -80,10 +97,18 @@ async def _result(answer: Answer) -> Mapping[str, Any]:
         if isinstance(event, Done):
             return event.result
         if isinstance(event, Failed):
-            raise answer.error or error_of(event)
+            raise _with_field(answer.error or error_of(event))
 
 
-def _vectors(result: Mapping[str, Any], count: int, headers: Mapping[str, str]) -> Embeddings:
+def _with_field(error: SeraiError) -> SeraiError:
+    """Return the error with its field: between processes the sentence is kept alone, which begins with it."""
+    field, colon, problem = error.message.partition(": ")
+    if type(error) is not InvalidInput or error.details or not colon or field not in _FIELDS:
+        return error
+    return InvalidInput.at(field, problem, hint=error.hint)
+
+
+def _vectors(result: Mapping[str, Any], count: int, answer: Answer) -> Embeddings:
     array = msgspec.convert(msgspec.to_builtins(result.get("embeddings"), builtin_types=(bytes,)), Array)
     if array.dtype != "float32" or len(array.shape) != 2 or array.shape[0] != count:
         raise InternalError("A model returned vectors of another shape than asked for.")
@@ -93,5 +118,6 @@ def _vectors(result: Mapping[str, Any], count: int, headers: Mapping[str, str]) 
         vectors=tuple(array.data[number * size : (number + 1) * size] for number in range(count)),
         dimensions=array.shape[1],
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        headers=headers,
+        load_s=answer.load_s,
+        headers=dict(answer.headers()),
     )

@@ -10,7 +10,7 @@ from serai.chat.chats import Ask, Chats
 from serai.chat.errors import NoEnricher
 from serai.chat.messages import Message
 from serai.chat.reply import gather
-from serai.errors import InvalidInput, SeraiError
+from serai.errors import Cancelled, DeadlineExceeded, InvalidInput, RateLimited, SeraiError
 from serai.registry.failure import Situation
 from serai.registry.plan import Plan, Request
 from serai.registry.policy import make_plan
@@ -35,6 +35,8 @@ _STYLE: Final[Mapping[Style, str]] = MappingProxyType(
         "enhance": "the same picture told more exactly: subject, setting, light, colours, composition, detail",
     }
 )
+_FOR_ALL: Final = (RateLimited, DeadlineExceeded, Cancelled)
+"""What is true of the caller or of the call, whoever writes."""
 _RULES: Final = (
     "You write prompts for an image model. Rewrite the user's prompt as {style}. Keep its subject and every fact in "
     "it, and its language. Add concrete visual detail. Answer with the new prompt alone: one paragraph of at most "
@@ -67,15 +69,31 @@ async def enrich(
 ) -> Enriched:
     """Return `prompt` written out in a style by `model`, or else by a chat service, or a chat model in memory.
 
-    A service whose model is in memory goes before others. Raises NoEnricher where there is none of these,
-    InvalidInput, what the chat raises and what it failed of.
+    A service whose model is in memory goes before others; where one fails, the next is asked. Raises InvalidInput;
+    for a `model`, what the chat raises and what it failed of; else NoEnricher, which tells who was tried, and what
+    is the caller's own: RateLimited, DeadlineExceeded.
     """
     prompt = prompt.strip()
     if not 1 <= len(prompt) <= MAX_PROMPT:
         raise InvalidInput.at("prompt", f"must have 1 to {MAX_PROMPT} characters")
     if style not in _STYLE:
         raise InvalidInput.at("style", f"must be one of {', '.join(STYLES)}, not {str(style)[:40]!r}")
-    writer = Request(model=model) if model is not None else await _writer(serving, snapshot)
+    if model is not None:
+        return await _written(chats, Request(model=model), prompt, style, caller)
+    failed: list[dict[str, str]] = []
+    for writer in await _writers(serving, snapshot):
+        try:
+            return await _written(chats, writer, prompt, style, caller)
+        except _FOR_ALL:
+            raise
+        except SeraiError as error:
+            name = writer.service or writer.model or ""
+            failed.append({"candidate": name, "code": error.code, "why": error.message.rstrip(".")})
+    told = "; ".join(f"{entry['candidate']}: {entry['why']}" for entry in failed)
+    raise NoEnricher(f"Nobody could write the prompt out ({told}).", details=failed)
+
+
+async def _written(chats: Chats, writer: Request, prompt: str, style: Style, caller: Caller) -> Enriched:
     messages = (
         Message(role="system", parts=(_RULES.format(style=_STYLE[style]),)),
         Message(role="user", parts=(prompt,)),
@@ -95,16 +113,16 @@ async def enrich(
     )
 
 
-async def _writer(serving: Serving, snapshot: RegistrySnapshot) -> Request:
-    """Return who writes where nobody says: a service that can answer, else a chat model in memory."""
+async def _writers(serving: Serving, snapshot: RegistrySnapshot) -> list[Request]:
+    """Return who may write where nobody says: the services that can answer, else the chat models in memory."""
     loaded = {name for one in await serving.loaded() for name in one.versions}
     plans = list(_plans(snapshot, serving.situation()))
-    for plan in sorted(plans, key=lambda plan: plan.candidate.name not in loaded):
-        return plan.request
-    for name in sorted(loaded):
-        entry = snapshot.models.get(name.partition("@")[0])
-        if entry is not None and entry.model.task == _CHAT:
-            return Request(model=name)
+    if plans:
+        return [plan.request for plan in sorted(plans, key=lambda plan: plan.candidate.name not in loaded)]
+    entries = ((name, snapshot.models.get(name.partition("@")[0])) for name in sorted(loaded))
+    found = [Request(model=name) for name, entry in entries if entry is not None and entry.model.task == _CHAT]
+    if found:
+        return found
     raise NoEnricher("There is no chat service that can answer, and no chat model is loaded.")
 
 

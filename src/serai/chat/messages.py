@@ -74,24 +74,30 @@ class Message:
 
     @property
     def text(self) -> str:
-        return "".join(part for part in self.parts if isinstance(part, str))
+        return "".join([part for part in self.parts if isinstance(part, str)])
 
     @property
     def pictures(self) -> tuple[Link | Picture, ...]:
-        return tuple(part for part in self.parts if not isinstance(part, str))
+        return tuple([part for part in self.parts if not isinstance(part, str)])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _At:
-    """A place in a request, for errors."""
+    """A place in a request, for errors; it is put into words only then."""
 
-    path: str
+    name: str | int
+    inside: "_At | None" = None
 
     def __truediv__(self, name: str | int) -> "_At":
-        return _At(f"{self.path}[{name}]" if isinstance(name, int) else f"{self.path}.{name}")
+        return _At(name, self)
+
+    def __str__(self) -> str:
+        if self.inside is None:
+            return str(self.name)
+        return f"{self.inside}[{self.name}]" if isinstance(self.name, int) else f"{self.inside}.{self.name}"
 
     def wrong(self, problem: str) -> InvalidInput:
-        return InvalidInput.at(self.path, problem)
+        return InvalidInput.at(str(self), problem)
 
 
 def from_openai(value: Sequence[Any], field_name: str = "messages") -> tuple[Message, ...]:
@@ -107,7 +113,7 @@ def from_ollama(value: Sequence[Any], field_name: str = "messages") -> tuple[Mes
 def _messages(value: Sequence[Any], at: _At, read: Any) -> tuple[Message, ...]:
     if len(value) > MAX_MESSAGES:
         raise at.wrong(f"has more than {MAX_MESSAGES} messages")
-    found = tuple(read(entry, at / number) for number, entry in enumerate(value))
+    found = tuple([read(entry, at / number) for number, entry in enumerate(value)])
     if sum(len(message.pictures) for message in found) > MAX_PICTURES:
         raise at.wrong(f"has more than {MAX_PICTURES} pictures")
     return found
@@ -287,7 +293,7 @@ def _for_template(message: Message) -> dict[str, Any]:
 
 def for_openai(messages: Sequence[Message]) -> tuple[dict[str, Any], ...]:
     """Return messages in OpenAI's form, pictures as data: URLs, for an engine that renders them itself."""
-    return tuple(_for_openai(message) for message in messages)
+    return tuple([_for_openai(message) for message in messages])
 
 
 def _for_openai(message: Message) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """An answer as it comes: pieces in batches, then how it ended. Nothing here knows a dialect."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
@@ -24,14 +26,15 @@ class Answer(Protocol):
     def error(self) -> SeraiError | None:
         """Return what ended it, in full; None while it goes on and after a success."""
 
+    @property
+    def load_s(self) -> float:
+        """Return how long it has waited for a model to be loaded."""
+
     async def __anext__(self) -> Event:
         """Return the next event."""
 
     def ready(self) -> list[Event]:
         """Return the further events that are here already."""
-
-    async def started(self, within_s: float) -> None:
-        """Return at the first output, at the end, or after `within_s`."""
 
     def headers(self) -> Mapping[str, str]:
         """Return what is told of the decision in headers."""
@@ -59,7 +62,7 @@ Batch = list[Item | Waiting]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How an answer ended. Counts are 0 where a failure came before anybody counted."""
+    """How an answer ended. Where `is_counted` is False, nobody told counts: `completion_tokens` are about those."""
 
     finish_reasons: tuple[str, ...] = ("stop",)
     """For each answer: stop, length, tool_calls, cancelled, timeout or error."""
@@ -70,6 +73,7 @@ class Ending:
     load_s: float = 0.0
     prompt_s: float = 0.0
     generation_s: float = 0.0
+    is_counted: bool = False
     error: SeraiError | None = None
 
     @property
@@ -93,8 +97,10 @@ class Reply:
         seconds: Callable[[], float],
         new_id: NewId,
         tells_waiting: bool = False,
+        explain: Callable[[SeraiError], SeraiError] = lambda error: error,
     ) -> None:
         self._answer = answer
+        self._explain = explain
         self._tells_waiting = tells_waiting
         self._pending: Batch = []
         self._form_of_now = form
@@ -107,7 +113,6 @@ class Reply:
         self._new_id = new_id
         self._told = 0
         """Texts so far; each is about a token."""
-        self._loading_since: float | None = None
         self._first_at: float | None = None
         self._is_counted = False
         self._is_over = False
@@ -126,9 +131,12 @@ class Reply:
 
         Afterwards `headers` are as they are told to a client whose stream opens now.
         """
-        await self._answer.started(within_s)
-        for one in self._answer.ready():
-            self._take(one, self._pending)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._first_at is None and not self._is_over:
+                    event = await anext(self._answer)
+                    for one in (event, *self._answer.ready()):
+                        self._take(one, self._pending)
         ending = self.ending
         if ending is not None:
             await self._count()
@@ -172,8 +180,6 @@ class Reply:
             else:
                 self._parse(event, items)
         elif isinstance(event, Queued | Loading):
-            if isinstance(event, Loading) and self._loading_since is None:
-                self._loading_since = self._seconds()
             if self._tells_waiting:
                 items.append(event)
         elif isinstance(event, Done | Failed):
@@ -207,6 +213,7 @@ class Reply:
         ending = self._timed(timings)
         return replace(
             ending,
+            is_counted=True,
             finish_reasons=tuple(
                 "tool_calls" if number in self._calling and reason == "stop" else reason
                 for number, reason in enumerate(reasons)
@@ -224,7 +231,7 @@ class Reply:
         )
 
     def _failed(self, event: Failed) -> Ending:
-        error = self._answer.error or error_of(event)
+        error = self._explain(self._answer.error or error_of(event))
         reason = "error"
         if isinstance(error, DeadlineExceeded):
             reason = "timeout"
@@ -241,12 +248,10 @@ class Reply:
         """Return an ending that says how long things took; where the engine does not, as seen from here."""
         now = self._seconds()
         first = self._first_at if self._first_at is not None else now
-        prompt_s = float(timings.get("prompt_s") or 0.0)
-        loaded = 0.0 if self._loading_since is None else max(0.0, first - self._loading_since - prompt_s)
         return Ending(
             total_s=now - self._started,
-            load_s=loaded,
-            prompt_s=prompt_s,
+            load_s=self._answer.load_s,
+            prompt_s=float(timings.get("prompt_s") or 0.0),
             generation_s=float(timings.get("generation_s") or now - first),
         )
 

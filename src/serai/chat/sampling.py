@@ -9,7 +9,7 @@ import msgspec
 
 from serai.engines.tasks import Grammar, Sampling
 from serai.errors import InvalidInput
-from serai.registry.parameters import Parameter, resolve
+from serai.registry.parameters import Parameter, plain, resolve
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 500
@@ -33,8 +33,8 @@ class Bounds:
         if self.whole and value != int(value):
             raise InvalidInput.at(field, f"must be a whole number, not {value}")
         if value < self.low or value > self.high or (self.above and value == self.low):
-            start = f"above {self.low:g}" if self.above else f"from {self.low:g}"
-            raise InvalidInput.at(field, f"must be {start} to {self.high:g}, not {value}")
+            start = f"{'above' if self.above else 'from'} {plain(self.low)}"
+            raise InvalidInput.at(field, f"must be {start} to {plain(self.high)}, not {value}")
         return int(value) if self.whole else float(value)
 
 

@@ -15,6 +15,7 @@ from serai.chat.store import Session
 from serai.clock import Clock
 from serai.errors import InvalidInput
 from serai.ids import NewId
+from serai.registry.plan import Request
 from serai.storage.database import Connection, Database
 
 DEFAULT_TTL_S = 3600.0
@@ -55,14 +56,13 @@ class Sessions:
         ttl_s: float = DEFAULT_TTL_S,
     ) -> Session:
         """Make a session that begins with these messages. Raises InvalidInput, Conflict."""
-        if (model is None) == (service is None):
-            raise InvalidInput.at("model", "or a service must be named, and not both")
+        who = one_of(model, service)
         now = self._clock.now()
         session = Session(
             id=self._new_id("session"),
             owner_id=owner_id,
-            model=model,
-            service=service,
+            model=who.model,
+            service=who.service,
             options=dict(options),
             max_history=max_history,
             ttl_s=ttl_s,
@@ -131,6 +131,13 @@ class Sessions:
             now=self._clock.now(),
             ttl_s=turn.session.ttl_s,
         )
+
+
+def one_of(model: str | None, service: str | None) -> Request:
+    """Return what a session asks for at each message. Raises InvalidInput unless one of the two is named."""
+    if (model is None) == (service is None):
+        raise InvalidInput.at("model", "or a service must be named, and not both")
+    return Request(model=model, service=service, task="chat")
 
 
 def answer_message(text: str, reasoning: str, calls: Sequence[ToolCall]) -> Message:

@@ -15,6 +15,9 @@ MAX_PAGE = 200
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would change, and change nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="An admin's word: do it although services use it.")]
 Limit = Annotated[int, typer.Option(min=1, help="Most lines that are listed.")]
+Publish = Annotated[
+    bool, typer.Option("--publish", help="Publish it at once; what it is cannot be changed afterwards.")
+]
 Reason = Annotated[str | None, typer.Option(help="Why; it is kept in the history.")]
 CardFile = Annotated[
     typer.FileText | None, typer.Option("--file", help="A JSON file with the fields of the API; '-' reads stdin.")
@@ -62,6 +65,17 @@ def send(
     return answer
 
 
+def published(context: typer.Context, model: str, version: str) -> Any:
+    """Publish a version and return it."""
+    return send(context, "PATCH", at("models", model, "versions", version, "publish"), dry_run=False)
+
+
+def check_publish(*, publish: bool, dry_run: bool) -> None:
+    """Refuse to rehearse the publication of what is not there. Raises BadParameter."""
+    if publish and dry_run:
+        raise typer.BadParameter("cannot be rehearsed before the version is there", param_hint="--publish")
+
+
 def listed(context: typer.Context, path: str, limit: int, **filters: Any) -> dict[str, Any]:
     """Return `limit` items at most, of as many pages as that takes; stderr says if there are more."""
     from serai.cli.client import Client
@@ -89,6 +103,13 @@ def brief(value: Any) -> str:
 def filled(value: Mapping[str, Any], *leave_out: str) -> dict[str, str]:
     """Return the members that hold something, in few characters each."""
     return {name: brief(member) for name, member in value.items() if name not in leave_out and brief(member) != "-"}
+
+
+def tell_next(context: typer.Context, model: str, version: Mapping[str, Any]) -> None:
+    """Say what is still to be done with a version that answers nobody yet; programs see its status."""
+    if version["status"] == "draft" and not options_of(context).as_json:
+        print("It is a draft, and answers nobody yet. Next:")
+        print(f"  serai versions publish {model} {version['version']}")
 
 
 def _object_in(file: TextIO) -> dict[str, Any]:

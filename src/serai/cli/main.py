@@ -22,6 +22,7 @@ from serai.cli import (
     pull,
     run,
     runtime,
+    secrets,
     serve,
     services,
     users,
@@ -62,6 +63,7 @@ app.add_typer(aliases.app, name="aliases")
 app.add_typer(services.app, name="services")
 app.add_typer(keys.app, name="keys")
 app.add_typer(users.app, name="users")
+app.add_typer(secrets.app, name="secrets")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(audit.app, name="audit")
 app.add_typer(database.app, name="db")

@@ -5,7 +5,22 @@ from typing import Annotated, Any
 
 import typer
 
-from serai.cli.changes import CardFile, DryRun, Fields, Force, Limit, at, body_of, filled, listed, send
+from serai.cli.changes import (
+    CardFile,
+    DryRun,
+    Fields,
+    Force,
+    Limit,
+    Publish,
+    at,
+    body_of,
+    check_publish,
+    filled,
+    listed,
+    published,
+    send,
+    tell_next,
+)
 from serai.cli.output import options_of, show
 
 app = typer.Typer(help="Models: list, show, create, update, delete.", no_args_is_help=True)
@@ -50,7 +65,7 @@ def show_model(
 
 
 @app.command()
-def create(
+def create(  # noqa: PLR0913, PLR0917 - the options of a command are its parameters
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="The id; may stand in the file instead.")] = None,
     task: Annotated[str | None, typer.Option(help="chat, embedding, image-generation, …")] = None,
@@ -60,12 +75,21 @@ def create(
     tag: Tags = None,
     file: CardFile = None,
     fields: Fields = None,
+    publish: Publish = False,
     dry_run: DryRun = False,
 ) -> None:
     """Register a model with its first version."""
+    from serai.cli.client import Client
+
+    check_publish(publish=publish, dry_run=dry_run)
     options = {"id": model, "task": task, "version": version, "name": name, "licence": licence, "tags": tag}
     body = body_of(file, fields, **options)
-    _show(context, send(context, "POST", "/models", body=body, dry_run=dry_run))
+    made = send(context, "POST", "/models", body=body, dry_run=dry_run)
+    if publish:
+        published(context, made["id"], made["versions"][0]["version"])
+        made = Client(context).call("GET", at("models", made["id"]))
+    _show(context, made)
+    tell_next(context, made["id"], made["versions"][0])
 
 
 @app.command()

@@ -31,14 +31,17 @@ def options_of(context: typer.Context) -> ClientOptions:
     return options
 
 
-def show(context: typer.Context, value: Any, columns: Sequence[str] | None = None) -> None:
-    """Print an answer: `{"items": …}` and lists as a table of `columns`, one object as its members."""
+def show(context: typer.Context, value: Any, columns: Sequence[str] | None = None, *, folds: str | None = None) -> None:
+    """Print an answer: `{"items": …}` and lists as a table of `columns`, one object as its members.
+
+    `folds`: the one column that gives way on a narrow terminal; without it all do.
+    """
     if options_of(context).as_json:
         print(json.dumps(value, indent=2, ensure_ascii=False))
         return
     rows = value.get("items") if isinstance(value, Mapping) and "items" in value else value
     if isinstance(rows, list):
-        _print_table(rows, columns or (list(rows[0]) if rows else []))
+        _print_table(rows, columns or (list(rows[0]) if rows else []), folds)
     elif isinstance(rows, Mapping):
         width = max((len(name) for name in rows), default=0)
         for name, member in rows.items():
@@ -59,28 +62,28 @@ def fail(error: SeraiError) -> NoReturn:
     sys.exit(UNREACHABLE if isinstance(error, UpstreamFailed) else REFUSED)
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "Table":
-    """Return the rows as a table of `columns`."""
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], folds: str | None = None) -> "Table":
+    """Return the rows as a table of `columns`; `folds` as in `show`."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold", no_wrap=folds not in (None, column))
     for row in rows:
         made.add_row(*(Text(_cell(row.get(column))) for column in columns))
     return made
 
 
-def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], folds: str | None) -> None:
     from rich.console import Console
 
     if not rows:
         print("none")
         return
     # A pipe or a file has no width: nothing is folded there.
-    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table(rows, columns))
+    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table(rows, columns, folds))
 
 
 def _cell(value: Any) -> str:

@@ -1,6 +1,8 @@
 """`serai ps`, and what loads and unloads models."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any
 
 import typer
 
@@ -8,22 +10,20 @@ from serai.cli.changes import at
 from serai.cli.output import options_of, show
 
 Reference = Annotated[str, typer.Argument(help="A model, model@version, or a service.")]
-_COLUMNS = ("model", "versions", "engine", "device", "state", "memory", "threads", "in_flight", "expires", "pinned")
+COLUMNS = ("versions", "engine", "device", "memory", "state", "expires")
 
 
 def ps(context: typer.Context) -> None:
-    """List what is loaded."""
+    """List what is loaded; with --json all that is known of it."""
     from serai.cli.client import Client
+    from serai.clock import SystemClock
 
     found = Client(context).call("GET", "/ps")
     if options_of(context).as_json:
         show(context, found)
     else:
-        show(
-            context,
-            [{**one, "memory": size(one["bytes"]), "expires": _expiry(one)} for one in found["items"]],
-            _COLUMNS,
-        )
+        now = SystemClock().now()
+        show(context, [line(one, now) for one in found["items"]], COLUMNS, folds="versions")
 
 
 def load(
@@ -69,5 +69,22 @@ def size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-def _expiry(one: dict[str, object]) -> object:
-    return one["expires_at"] or ("in use" if one["in_flight"] else "never")
+def line(one: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Return what is loaded as a line of the table, short enough for a narrow terminal."""
+    calls, expires = one["in_flight"], one["expires_at"]
+    state = f"{calls} in use" if calls and one["state"] == "ready" else one["state"]
+    if one["pinned"]:
+        leaves = "pinned"
+    elif expires is not None:
+        leaves = f"in {_span((datetime.fromisoformat(expires) - now).total_seconds())}"
+    else:
+        leaves = "-" if calls or one["state"] != "ready" else "never"
+    return {**one, "memory": size(one["bytes"]), "state": state, "expires": leaves}
+
+
+def _span(seconds: float) -> str:
+    """Return a time as people say it: '45 s', '5 min', '2 h', '3 d'."""
+    for unit, length, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48)):
+        if seconds < most * length:
+            return f"{max(seconds, 0) / length:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"

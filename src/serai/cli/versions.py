@@ -5,7 +5,23 @@ from typing import Annotated, Any
 
 import typer
 
-from serai.cli.changes import CardFile, DryRun, Fields, Force, Limit, at, body_of, brief, filled, listed, send
+from serai.cli.changes import (
+    CardFile,
+    DryRun,
+    Fields,
+    Force,
+    Limit,
+    Publish,
+    at,
+    body_of,
+    brief,
+    check_publish,
+    filled,
+    listed,
+    published,
+    send,
+    tell_next,
+)
 from serai.cli.output import options_of, show
 
 app = typer.Typer(
@@ -44,7 +60,7 @@ def show_version(context: typer.Context, model: str, version: str) -> None:
 
 
 @app.command()
-def create(
+def create(  # noqa: PLR0913, PLR0917 - the options of a command are its parameters
     context: typer.Context,
     model: str,
     version: Annotated[str | None, typer.Argument(help="For example 1.1.0; may stand in the file instead.")] = None,
@@ -54,12 +70,18 @@ def create(
     tag: Tags = None,
     file: CardFile = None,
     fields: Fields = None,
+    publish: Publish = False,
     dry_run: DryRun = False,
 ) -> None:
     """Add a version; what is left out is taken over from the one it is based on."""
+    check_publish(publish=publish, dry_run=dry_run)
     options = {"version": version, "release_notes": notes, "based_on": based_on, "status": status, "tags": tag}
     body = body_of(file, fields, **options)
-    _show(context, send(context, "POST", at("models", model, "versions"), body=body, dry_run=dry_run))
+    made = send(context, "POST", at("models", model, "versions"), body=body, dry_run=dry_run)
+    if publish:
+        made = published(context, model, made["version"])
+    _show(context, made)
+    tell_next(context, model, made)
 
 
 @app.command()

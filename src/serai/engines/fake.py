@@ -191,8 +191,11 @@ class Fake(Stepwise):
             case Infer(inputs=inputs):
                 outputs = {name: self._affine(one, run).document for name, one in inputs.items()}
                 return iter([Done(result={"outputs": outputs})])
-            case Embed(texts=texts):
-                return iter([_embedded(texts, self._options.dimensions)])
+            case Embed(texts=texts, dimensions=dimensions):
+                most = self._options.dimensions
+                if dimensions is not None and dimensions > most:
+                    raise InvalidInput.at("dimensions", f"must be 1 to {most}, which is what this model gives")
+                return iter([_embedded(texts, most, dimensions or most)])
             case Fetch(body=body):
                 return iter([Done(result={"body": dict(body)})])
             case GenerateImage():
@@ -273,7 +276,7 @@ def _text(piece: str, index: int, logprobs: int | None, words: list[str]) -> Tex
     return Text(delta=piece, index=index, logprobs=[{"token": piece, "logprob": logprob, "top": top}])
 
 
-def _embedded(texts: tuple[str, ...], dimensions: int) -> Done:
+def _embedded(texts: tuple[str, ...], dimensions: int, kept: int) -> Done:
     """Return unit vectors by feature hashing: texts that share words are near each other."""
     numbers = array("f")
     tokens = 0
@@ -284,7 +287,7 @@ def _embedded(texts: tuple[str, ...], dimensions: int) -> Done:
         for word in words:
             digest = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
             vector[(digest >> 1) % dimensions] += 1.0 if digest & 1 else -1.0
-        norm = math.hypot(*vector) or 1.0
-        numbers.extend(number / norm for number in vector)
-    embeddings = Array(dtype="float32", shape=(len(texts), dimensions), data=numbers.tobytes())
+        norm = math.hypot(*vector[:kept]) or 1.0
+        numbers.extend(number / norm for number in vector[:kept])
+    embeddings = Array(dtype="float32", shape=(len(texts), kept), data=numbers.tobytes())
     return Done(result={"embeddings": embeddings.document, "usage": {"prompt_tokens": tokens}})

@@ -5,6 +5,7 @@
 | part | how |
 |---|---|
 | weights | parameters × bytes of their type; twice on OpenVINO: the mapped file, and repacked for the machine |
+|  | three times for embedding models of 16 bits there, which are computed with in 32 |
 | cache | tokens × layers × 2 × key/value heads × head size × 2 bytes |
 | activations | language models: logits and hidden states of one batch of tokens; networks: four times their weights |
 | base | the process with its libraries; on CUDA the context |
@@ -38,9 +39,14 @@ _BASE = {
     "vllm": 3500 * MIB,
     "diffusers": 700 * MIB,
     "openvino-image": 200 * MIB,
+    "openvino-embed": 180 * MIB,
+    "transformers-embed": 480 * MIB,
 }
 _CUDA_CONTEXT = 600 * MIB
-_OPENVINO = frozenset({"openvino", "openvino-genai"})
+_OPENVINO = frozenset({"openvino", "openvino-embed", "openvino-genai"})
+_EMBEDDING = frozenset({"openvino-embed", "transformers-embed"})
+_AS_THEY_ARE = ("int8", "int4", "fp32")
+"""Weights of embedding models that are not widened: 16 bits are."""
 _IMAGES = frozenset({"diffusers", "openvino-image"})
 _DENOISERS = ("transformer/", "unet/")
 _UNUSED = "safety_checker/"
@@ -52,6 +58,8 @@ _DIFFUSERS_ROOM = 3 * 1024 * MIB
 """On CUDA diffusers takes less for a reason to hold its weights elsewhere."""
 _TOKENS_AT_ONCE = 512
 _CACHE_TOKENS = 8192
+_USUAL_TEXT, _LONGEST_TEXT, _TEXTS_AT_ONCE = 512, 8192, 1024
+"""Tokens of embedding models, as their engines have them."""
 _LEAST_ACTIVATIONS = 64 * MIB
 _WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".onnx", ".tflite", ".gguf", ".data"})
 _DTYPE_BYTES = {
@@ -105,7 +113,9 @@ def estimate(
     if engine in _IMAGES:
         return _of_pipeline(weights, engine, device_kind, quantization, options)
     if engine in _OPENVINO:
-        held *= 2
+        held *= 3 if engine in _EMBEDDING and quantization not in _AS_THEY_ARE else 2
+    if engine in _EMBEDDING:
+        return Estimate(weights=held, cache=0, activations=_activations_of_texts(weights.config, options), base=base)
     if "num_hidden_layers" not in weights.config:
         return Estimate(weights=held, cache=0, activations=max(2 * held, _LEAST_ACTIVATIONS), base=base)
     context = _number(weights.config, "max_position_embeddings", _CACHE_TOKENS)
@@ -127,6 +137,15 @@ def _activations(weights: Weights) -> int:
     """Return logits of the tokens that are drawn at once, and some forty hidden states of a batch of tokens."""
     vocabulary, hidden = _number(weights.config, "vocab_size", 0), _number(weights.config, "hidden_size", 0)
     return max(4 * _TOKENS_AT_ONCE * (vocabulary + 40 * hidden), _LEAST_ACTIVATIONS)
+
+
+def _activations_of_texts(config: Mapping[str, Any], options: Mapping[str, Any]) -> int:
+    """Return some forty hidden states of one batch of texts, and the scores of one layer's attention, at 32 bits."""
+    context = min(_number(config, "max_position_embeddings", _USUAL_TEXT), _LONGEST_TEXT)
+    longest = min(_number(options, "context_tokens", 0) or context, context)
+    tokens = max(_number(options, "batch_tokens", _TEXTS_AT_ONCE), longest)
+    heads, hidden = _number(config, "num_attention_heads", 12), _number(config, "hidden_size", 768)
+    return max(4 * tokens * (40 * hidden + heads * longest), _LEAST_ACTIVATIONS)
 
 
 def _of_pipeline(
@@ -190,7 +209,7 @@ def _widths(config: Mapping[str, Any]) -> list[int]:
 
 def _quantization(engine: str, device_kind: str, quantization: str, options: Mapping[str, Any]) -> str:
     """Return how the weights are held: transformers widens them on a CPU and can shrink them while it loads."""
-    if engine != "transformers" or quantization in ("nf4", "int4", "int8", "q4", "q8"):
+    if engine not in ("transformers", "transformers-embed") or quantization in ("nf4", "int4", "int8", "q4", "q8"):
         return quantization
     if options.get("load_in_4bit"):
         return "nf4"

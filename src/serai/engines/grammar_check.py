@@ -5,7 +5,8 @@ token, so trying a grammar out does not show it. They are found here, by reading
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
@@ -38,15 +39,21 @@ _Rules = Mapping[str, Sequence[Sequence[_Item]]]
 
 
 def compact_grammar(grammar: Grammar | None) -> Grammar | None:
-    """Return the grammar as a compiler may have it: a regular expression as it is, all else as checked EBNF.
+    """Return the grammar as a compiler takes it: a regular expression as it is, all else as EBNF, not checked yet.
 
     Raises InvalidInput.
     """
-    if grammar is None or grammar.kind == "regex":
+    if grammar is None or grammar.kind != "json_schema":
         return grammar
-    text = schema_to_ebnf(grammar.value) if grammar.kind == "json_schema" else grammar.value
-    check_ebnf(text)
-    return Grammar(kind="ebnf", value=text)
+    return Grammar(kind="ebnf", value=schema_to_ebnf(grammar.value))
+
+
+def checked_grammar(grammar: Grammar | None) -> Grammar | None:
+    """Return the compact grammar, checked where it is EBNF. Raises InvalidInput."""
+    compact = compact_grammar(grammar)
+    if compact is not None and compact.kind == "ebnf":
+        check_ebnf(compact.value)
+    return compact
 
 
 def check_ebnf(text: str) -> None:
@@ -70,19 +77,25 @@ def check_ebnf(text: str) -> None:
 
 def _fixed_point(rules: _Rules, *, base: bool) -> frozenset[str]:
     """Return the rules that can match nothing (`base` False: a text cannot), or something finite (True: it can)."""
-    found: frozenset[str] = frozenset()
-    while True:
-        more = frozenset(name for name, body in rules.items() if _holds(body, found, base=base))
-        if more == found:
-            return found
-        found = more
+    users: defaultdict[str, set[str]] = defaultdict(set)
+    for name, body in rules.items():
+        for used in _names([body]):
+            users[used].add(name)
+    found: set[str] = set()
+    open_ = deque(rules)
+    while open_:
+        name = open_.popleft()
+        if name not in found and _holds(rules[name], found, base=base):
+            found.add(name)
+            open_.extend(users[name] - found)  # what was false before may be true with it
+    return frozenset(found)
 
 
-def _holds(body: Sequence[Sequence[_Item]], found: frozenset[str], *, base: bool) -> bool:
+def _holds(body: Sequence[Sequence[_Item]], found: Container[str], *, base: bool) -> bool:
     return any(all(_item_holds(item, found, base=base) for item in items) for items in body)
 
 
-def _item_holds(item: _Item, found: frozenset[str], *, base: bool) -> bool:
+def _item_holds(item: _Item, found: Container[str], *, base: bool) -> bool:
     if item.can_be_empty:
         return True
     if item.alternatives:
@@ -102,13 +115,13 @@ def _leading(body: Sequence[Sequence[_Item]], empty: frozenset[str]) -> Iterator
                 break
 
 
-def _names(bodies: Iterator[Sequence[Sequence[_Item]]]) -> Iterator[str]:
+def _names(bodies: Iterable[Sequence[Sequence[_Item]]]) -> Iterator[str]:
     for body in bodies:
         for items in body:
             for item in items:
                 if item.name:
                     yield item.name
-                yield from _names(iter([item.alternatives]))
+                yield from _names([item.alternatives])
 
 
 class _Reader:

@@ -58,7 +58,7 @@ class OpenvinoNet:
             raise LoadFailed(f"The engine openvino does not run on {spec.device}.")
         network = _file_in(Path(spec.folder), options.file)
         report(0.0)
-        if network.suffix == ".xml" and not _is_ir(network):
+        if network.suffix == ".xml" and not is_ir(network):
             # OpenVINO would try its readers of other formats on it.
             raise LoadFailed(f"{network.name} is no network in OpenVINO's format.")
         try:
@@ -67,7 +67,7 @@ class OpenvinoNet:
             report(0.3)
             self._compiled = core.compile_model(model, "CPU", _settings(spec.threads, options))
         except RuntimeError as error:
-            raise _load_failure(network.name, error) from error
+            raise load_failure(network.name, error) from error
         self._check_types()
         report(0.8)
         self._free = [self._compiled.create_infer_request() for _ in range(options.max_runs)]
@@ -101,7 +101,7 @@ class OpenvinoNet:
                     continue
                 event: Event = Done(result={"outputs": self._outputs(request)})
             except RuntimeError as error:
-                if _is_out_of_memory(error):
+                if is_out_of_memory(error):
                     raise MemoryError from error
                 event = Failed.of(EngineFailed("The network could not be run on these inputs."))
             self._release(run)
@@ -154,7 +154,7 @@ class OpenvinoNet:
             for request in self._free:
                 request.infer(list(inputs.values()))
         except RuntimeError as error:
-            raise _load_failure("the network", error) from error
+            raise load_failure("the network", error) from error
 
     def _facts(self, core: ov.Core) -> dict[str, Any]:
         assert self._compiled is not None, "the network is compiled"
@@ -221,7 +221,8 @@ def _file_in(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def _is_ir(path: Path) -> bool:
+def is_ir(path: Path) -> bool:
+    """Say whether a file begins as a network in OpenVINO's format does. Blocks."""
     with path.open("rb") as file:
         return file.read(256).lstrip().startswith((b"<?xml", b"<net "))
 
@@ -263,11 +264,13 @@ def _described(port: ov.ConstOutput, at: int) -> dict[str, Any]:
     return {"name": _name(port, at), "dtype": _DTYPES[port.element_type], "shape": _shape(port.partial_shape)}
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Say whether OpenVINO's error is for want of memory."""
     return any(words in str(error).lower() for words in ("bad_alloc", "bad allocation", "out of memory"))
 
 
-def _load_failure(name: str, error: RuntimeError) -> Exception:
-    if _is_out_of_memory(error):
+def load_failure(name: str, error: RuntimeError) -> Exception:
+    """Return what to raise for OpenVINO's error at the load of `name`: LoadFailed or MemoryError."""
+    if is_out_of_memory(error):
         return MemoryError()
     return LoadFailed(f"OpenVINO cannot load {name}: it is damaged, or has an operation that is not known.")

@@ -121,6 +121,35 @@ class TransformersOptions(Options, frozen=True):
     """Longest prompt with its answer; 0: the model's own."""
 
 
+class EmbedOptions(Options, frozen=True):
+    """What the engines of embedding models have in common."""
+
+    pooling: Literal["", "cls", "lasttoken", "max", "mean"] = ""
+    """How tokens become one vector. Empty: as the files say, and their mean where they say nothing."""
+    context_tokens: Tokens = 0
+    """Tokens of a text that count; what is longer is cut. 0: the model's own, at most 8192."""
+    batch_tokens: Annotated[int, Meta(ge=1, le=2**20)] = 1024
+    """Tokens of the texts that are computed together, padding included; a longer text is alone."""
+    max_runs: Annotated[int, Meta(ge=1, le=256)] = 16
+    """Calls that take turns, batch by batch; further ones wait outside."""
+
+
+class OpenvinoEmbedOptions(EmbedOptions, frozen=True):
+    """An embedding model run by OpenVINO."""
+
+    file: Path = ""
+    """The network's file within the folder; needed only where there are several of no usual name."""
+    precision: Literal["f32", "bf16", "f16"] = "f32"
+    """In which it computes. With f32 the vectors of one machine fit those of another."""
+
+
+class TransformersEmbedOptions(EmbedOptions, frozen=True):
+    """An embedding model run by transformers."""
+
+    dtype: Literal["", "float32", "bfloat16", "float16"] = ""
+    """Of the weights in memory. Empty: bfloat16 on CUDA, float32 on CPUs."""
+
+
 class VllmOptions(Options, frozen=True):
     """A language model run by vLLM."""
 

@@ -101,9 +101,16 @@ class Infer(Task, frozen=True, tag="infer"):
 
 
 class Embed(Task, frozen=True, tag="embed"):
-    """Return a vector for each text. `Done` holds `embeddings` (`Array.document`, texts × dimensions) and `usage`."""
+    """Return a vector for each text. `Done` holds `embeddings` (`Array.document`, texts × dimensions) and `usage`.
+
+    `usage` is {prompt_tokens}: those that count, without padding.
+    """
 
     texts: tuple[str, ...]
+    dimensions: int | None = None
+    """Keep so many of the numbers, and bring what is left to length 1; None: all. Refused if the model has fewer."""
+    truncate: bool = True
+    """Cut what is longer than the model's context; else it is refused."""
 
 
 class Fetch(Task, frozen=True, tag="fetch"):

@@ -33,6 +33,9 @@ class FastTokenizer(Protocol):
     def get_vocab_size(self, with_added_tokens: bool) -> int:
         """Return how many tokens there are."""
 
+    def get_vocab(self, with_added_tokens: bool) -> Mapping[str, int]:
+        """Return the tokens, as they are written, and their numbers."""
+
 
 class Detokenizer:
     """Turns tokens into text one by one, holding back what may be half a character.

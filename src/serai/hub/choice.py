@@ -35,6 +35,8 @@ ORDER = (Format.SAFETENSORS, Format.IR, Format.ONNX, Format.GGUF)
 
 _SMALL = frozenset({".json", ".txt", ".jinja", ".jsonl", ".model", ".spm", ".tiktoken", ".vocab"})
 _ONNX = frozenset({".onnx", ".onnx_data", ".data"})
+_NETWORKS = (("model", ".onnx"), ("openvino_model", ".xml"))
+"""A network's usual name; `name_….suffix` beside it are its other precisions."""
 _PICKLE = frozenset(
     {".bin", ".pt", ".pth", ".pt2", ".ckpt", ".pkl", ".pickle", ".h5", ".hdf5", ".keras", ".joblib", ".npy", ".npz"}
     | {".msgpack", ".mar", ".dill", ".th", ".pb", ".nemo"}
@@ -140,7 +142,11 @@ def _of_pipeline(weights: Sequence[RemoteFile]) -> Sequence[RemoteFile]:
 
 
 def _without_doubles(weights: Sequence[RemoteFile]) -> list[RemoteFile]:
-    """Leave what repeats the same weights: `consolidated…` beside `model…`, `x.fp16.…` beside `x.…`."""
+    """Leave what repeats the same weights.
+
+    That is `consolidated…` beside `model…`, `x.fp16.…` beside `x.…`, and `model_….onnx` beside `model.onnx`,
+    `openvino_model_….xml` beside `openvino_model.xml`, which are the same network in other precisions.
+    """
     names = {file.path for file in weights}
     kept = []
     for file in weights:
@@ -148,6 +154,11 @@ def _without_doubles(weights: Sequence[RemoteFile]) -> list[RemoteFile]:
         has_model = any(PurePosixPath(name).parent == pure.parent and _base(name).startswith("model") for name in names)
         plain = str(pure.with_name(pure.name.replace(".fp16.", ".").replace(".non_ema.", ".")))
         if (pure.name.startswith("consolidated") and has_model) or (plain != file.path and plain in names):
+            continue
+        if any(
+            pure.name.startswith(f"{stem}_") and str(pure.with_name(stem + suffix)) in names
+            for stem, suffix in _NETWORKS
+        ):
             continue
         kept.append(file)
     return kept

@@ -18,6 +18,8 @@ from serai.jobs.model import Job
 from serai.registry.snapshot import Candidate
 from serai.storage.blobs import Blob
 
+_TOLD: Final = ("device", "batched", "usage", "revised_prompt", "reproducible", "unused", "truncated")
+"""What a model's last event says, where it says it."""
 _ID_DIGITS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -143,8 +145,7 @@ def result_of(drawing: Drawing, pictures: list[Picture], told: Mapping[str, Any]
         "settings": drawing.used.settings(),
         "timings": {name: round(value, 3) for name, value in seconds.items()},
     }
-    extra = ("device", "batched", "usage", "revised_prompt")
-    return result | {name: told[name] for name in extra if told.get(name) is not None}
+    return result | {name: told[name] for name in _TOLD if told.get(name) not in (None, [], {})}
 
 
 def _shown(picture: Picture) -> dict[str, Any]:

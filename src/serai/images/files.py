@@ -2,6 +2,7 @@
 
 import io
 import re
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,10 @@ from serai.images.model import MAX_SIDE, Format
 
 THUMBNAIL_SIDE = 256
 DEFAULT_QUALITY = 90
+_PNG = {"compress_type": zlib.Z_RLE}
+"""Runs alone, which zlib has for pictures: of photographs the size of deflate's default, in a third of the time."""
+_THUMBNAIL = {"quality": 80, "method": 2}
+"""Method 2 makes files a few per cent larger than Pillow's own 4, in half the time."""
 _PPM = re.compile(rb"P6\s+(\d{1,5})\s+(\d{1,5})\s+255\s")
 
 
@@ -41,7 +46,7 @@ def encode(
     """
     if format == "jpeg":
         image = _opaque(image)
-    options = {} if format == "png" else {"quality": DEFAULT_QUALITY if quality is None else quality}
+    options = _PNG if format == "png" else {"quality": DEFAULT_QUALITY if quality is None else quality}
     data = _saved(image, format, **options)
     return data if document is None else embed(data, document)
 
@@ -50,7 +55,7 @@ def thumbnail(image: Image.Image) -> bytes:
     """Return a WebP whose longer side is 256 pixels, or the picture's own where that is shorter."""
     small = image.copy()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    return _saved(small, "webp", quality=80)
+    return _saved(small, "webp", **_THUMBNAIL)
 
 
 def _saved(image: Image.Image, kind: Format, **options: int) -> bytes:

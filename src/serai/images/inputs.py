@@ -1,6 +1,14 @@
-"""Pictures that a caller gave: from an uploaded file to the array that a model starts from."""
+"""Pictures that a caller gave: from what was uploaded to the array that a model starts from.
 
+A request names a file of its owner's by its id, or a blob that they hold by its digest. A blob is held by the
+jobs that start from it: it is there as long as one of them, and counts against its owner's quota.
+"""
+
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 
 from anyio.to_thread import run_sync
 
@@ -8,8 +16,14 @@ from serai.decode.decoder import DecodedImage, Decoder
 from serai.engines.tasks import Array
 from serai.files import store as files_store
 from serai.images.model import MAX_SIDE, ImageRequest
-from serai.storage.blobs import Blobs
-from serai.storage.database import Database
+from serai.images.room import check_room
+from serai.jobs.model import Job
+from serai.storage import links
+from serai.storage.blobs import Blob, Blobs
+from serai.storage.database import Connection, Database
+from serai.storage.locks import hold
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +65,42 @@ async def read_inputs(
     Raises FileNotFound for what is not the owner's, BlobNotFound, and what the decoder finds wrong.
     """
 
-    async def opened(file_id: str | None) -> tuple[DecodedImage | None, str | None]:
-        if file_id is None:
+    async def opened(named: str | None) -> tuple[DecodedImage | None, str | None]:
+        if named is None:
             return None, None
-        file = await database.read(files_store.get, file_id, owner_id)
-        content = await blobs.open(file.digest)
-        try:
-            return await decoder.image(content, max_side=MAX_SIDE), file.digest
-        finally:
-            content.close()
+        digest = await database.read(_digest_of, named, owner_id)
+        with await blobs.open(digest) as content:
+            return await decoder.image(content, max_side=MAX_SIDE), digest
 
     image, image_digest = await opened(asked.image)
     mask, mask_digest = await opened(asked.mask)
     return Inputs(image=image, mask=mask, image_digest=image_digest, mask_digest=mask_digest)
+
+
+def is_digest(named: str) -> bool:
+    """Say whether a request names a blob by this, and not a file."""
+    return _DIGEST.fullmatch(named) is not None
+
+
+def hold_inputs(connection: Connection, job: Job, usual: int, at: datetime, new: Collection[Blob] = ()) -> None:
+    """Have a job hold the blobs that it names: in the transaction that stores it.
+
+    `new`: those that were put for it a moment ago; `usual`: what an owner may keep who has no quota of their
+    own. Raises QuotaExceeded, and BlobNotFound for one that is gone.
+    """
+    asked = ImageRequest.of(job.payload)
+    if new:
+        hold(connection, job.owner_id)  # jobs of one owner must not pass the quota together
+        check_room(connection, job.owner_id, usual, set(new))
+    for blob in new:
+        links.record(connection, blob, at)
+    for named in (asked.image, asked.mask):
+        if named is not None and is_digest(named):
+            links.link(connection, holder=job.id, digest=named, owner_id=job.owner_id)
+
+
+def _digest_of(connection: Connection, named: str, owner_id: str) -> str:
+    if not is_digest(named):
+        return files_store.get(connection, named, owner_id).digest
+    links.check_held(connection, owner_id, named)
+    return named

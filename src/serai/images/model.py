@@ -16,7 +16,6 @@ MAX_SIDE = 8192
 MAX_SEED = 2**63 - 1 - 8
 """Seeds of eight pictures in a row still fit the database."""
 
-Side = Annotated[int, Meta(ge=8, le=MAX_SIDE)]
 Prompt = Annotated[str, Meta(max_length=MAX_PROMPT)]
 Name = Annotated[str, Meta(min_length=1, max_length=600)]
 FileId = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -33,8 +32,9 @@ class AdapterScale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class ImageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How pictures are made. None: as the version's parameters say. Bounds here are those of every model."""
 
-    width: Side | None = None
-    height: Side | None = None
+    width: int | None = None
+    """Within the version's own bounds, and at most MAX_SIDE; so is the height."""
+    height: int | None = None
     num_images: Annotated[int, Meta(ge=1, le=8)] = 1
     num_inference_steps: Annotated[int, Meta(ge=1, le=1000)] | None = None
     guidance_scale: Annotated[float, Meta(ge=0, le=100)] | None = None
@@ -61,9 +61,9 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     negative_prompt: Prompt = ""
     settings: ImageSettings = ImageSettings()
     image: FileId | None = None
-    """A file of the caller's to start from or to edit."""
+    """What to start from or to edit: the id of a file of the caller's, or the digest of a blob that they hold."""
     mask: FileId | None = None
-    """A file of the caller's: white is painted anew."""
+    """Likewise: white is painted anew."""
     previews: Annotated[int, Meta(ge=0, le=100)] | None = None
     """How many previews, evenly spread over the steps; None: one every few steps."""
 

@@ -4,7 +4,6 @@ Nothing here opens a file of somebody else's: what comes in was decoded already,
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from PIL import Image
@@ -19,15 +18,6 @@ Size = tuple[int, int]
 _GROUND: Final = {"RGB": (255, 255, 255, 255), "L": (0, 0, 0, 255)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """A picture as it is kept."""
-
-    file: bytes
-    thumb: bytes
-    size: Size
-
-
 def array_of(decoded: DecodedImage, size: Size, mode: Literal["RGB", "L"]) -> Array:
     """Return the picture in this size as uint8; what is transparent is white in colour, black in grey."""
     picture = _picture(decoded)
@@ -40,22 +30,28 @@ def array_of(decoded: DecodedImage, size: Size, mode: Literal["RGB", "L"]) -> Ar
     return Array(dtype="uint8", shape=shape, data=picture.tobytes())
 
 
-def make(
+def file_of(
     pixels: bytes | DecodedImage,
     *,
     format: Format,  # noqa: A002 - the field's name
     quality: int | None,
     document: Callable[[Size], Mapping[str, Any]] | None,
-) -> Made:
-    """Return file and thumbnail of a PPM or a decoded picture. `document` says what made one of a size; None: nothing.
+) -> tuple[Size, bytes]:
+    """Return size and file of a PPM or a decoded picture. `document` says what made one of a size; None: nothing.
 
     Raises EngineFailed for what is no PPM.
     """
-    picture = files.read_ppm(pixels) if isinstance(pixels, bytes) else _picture(pixels)
+    picture = _picture(pixels)
     told = None if document is None else document(picture.size)
-    file = files.encode(picture, format=format, quality=quality, document=told)
-    return Made(file=file, thumb=files.thumbnail(picture), size=picture.size)
+    return picture.size, files.encode(picture, format=format, quality=quality, document=told)
 
 
-def _picture(decoded: DecodedImage) -> Image.Image:
-    return Image.frombytes(decoded.mode, (decoded.width, decoded.height), decoded.pixels)
+def thumb_of(pixels: bytes | DecodedImage) -> bytes:
+    """Return the thumbnail of a PPM or a decoded picture. Raises EngineFailed for what is no PPM."""
+    return files.thumbnail(_picture(pixels))
+
+
+def _picture(pixels: bytes | DecodedImage) -> Image.Image:
+    if isinstance(pixels, bytes):
+        return files.read_ppm(pixels)
+    return Image.frombytes(pixels.mode, (pixels.width, pixels.height), pixels.pixels)

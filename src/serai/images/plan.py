@@ -8,13 +8,13 @@ from msgspec.structs import replace as with_fields
 
 from serai.engines.tasks import Array, GenerateImage
 from serai.errors import InvalidInput
-from serai.images.model import Format, ImageRequest, ImageSettings
+from serai.images.model import MAX_SIDE, Format, ImageRequest, ImageSettings
 from serai.registry.errors import CandidateInCooldown, NoCandidate
 from serai.registry.failure import Situation
 from serai.registry.parameters import STEPS, Parameter, resolve
 from serai.registry.plan import Plan, Request
 from serai.registry.policy import make_plan
-from serai.registry.reference import AUTO
+from serai.registry.reference import AUTO, parse_reference
 from serai.registry.snapshot import Candidate, RegistrySnapshot
 from serai.registry.version import Version
 
@@ -22,12 +22,13 @@ GENERATION: Final = "image-generation"
 EDIT: Final = "image-edit"
 
 SIZE_STEP: Final = 8
-"""Sides are multiples of it: the factor by which the common autoencoders reduce pictures."""
+"""Sides are multiples of it where a version says nothing else: by it the common autoencoders reduce pictures."""
 PREVIEWS: Final = 5
 """How many previews of a picture are shown where nobody says."""
 MAX_SCALE: Final = 4.0
 """Of an adapter, as requests may give it."""
 QUALITY: Final = 90
+_SIDES: Final = ("width", "height")
 
 _DEFAULTS: Final[Mapping[str, Parameter]] = {
     "width": Parameter(default=512, min=SIZE_STEP, max=2048),
@@ -139,6 +140,10 @@ def planned(snapshot: RegistrySnapshot, situation: Situation, asked: ImageReques
     if not named:
         return _automatic(snapshot, situation, asked)
     request = Request(service=asked.service, model=asked.model)
+    if asked.service is None and asked.model is not None:  # the wrong task is said before what the model lacks
+        entry = snapshot.find_model(parse_reference(asked.model).name)
+        if entry is not None and entry.model.id not in snapshot.services:
+            _check_task(asked, entry.model.task)
     return _able(snapshot, situation, asked, make_plan(snapshot, request, situation))
 
 
@@ -150,6 +155,14 @@ def resolved(
     `seed`: where the request gives none. `source_size`: of the picture to start from; where the request
     gives no size, the result has its proportions. Raises InvalidInput that names field, bound and value.
     """
+    try:
+        return _resolved(version, asked, seed, source_size)
+    except InvalidInput as error:
+        error.hint = error.hint or f"GET /models/{version.model_id} shows what each of its versions takes."
+        raise
+
+
+def _resolved(version: Version, asked: ImageRequest, seed: int, source_size: tuple[int, int] | None) -> Resolved:
     given = asked.settings
     width, height = _size(version, given, source_size)
     steps = _whole(version, "num_inference_steps", given.num_inference_steps)
@@ -190,19 +203,24 @@ def _automatic(snapshot: RegistrySnapshot, situation: Situation, asked: ImageReq
 def _able(snapshot: RegistrySnapshot, situation: Situation, asked: ImageRequest, plan: Plan) -> Plan:
     """Return the plan with those alone who can do what is asked; the task of a service is that of its whole chain."""
     candidate = plan.candidate
-    field = "service" if asked.service is not None else "model"
-    if candidate.model.task not in (GENERATION, EDIT):
-        raise InvalidInput.at(
-            field,
-            f"names {getattr(asked, field)!r}, which does {candidate.model.task}, not {GENERATION}",
-            hint=f"GET /models?task={GENERATION} lists the models that do.",
-        )
+    _check_task(asked, candidate.model.task)
     if candidate.model.task == EDIT and asked.image is None:
         raise InvalidInput.at("image", f"is missing: {candidate.name} edits a picture")
     needs = _needs(candidate.model.task, asked)
     if not needs:
         return plan
     return _explained(asked, snapshot, situation, replace(plan.request, capabilities=needs))
+
+
+def _check_task(asked: ImageRequest, task: str) -> None:
+    if task in (GENERATION, EDIT):
+        return
+    field = "service" if asked.service is not None else "model"
+    raise InvalidInput.at(
+        field,
+        f"names {getattr(asked, field)!r}, which does {task}, not {GENERATION}",
+        hint=f"GET /models?task={GENERATION} lists the models that do.",
+    )
 
 
 def _explained(asked: ImageRequest, snapshot: RegistrySnapshot, situation: Situation, request: Request) -> Plan:
@@ -245,9 +263,13 @@ def _parameter(version: Version, name: str) -> Parameter:
     declared = _declared(version, name)
     if declared is None:
         return usual
+    if name in _SIDES:  # never unbounded: a picture is made in memory
+        declared = with_fields(declared, max=MAX_SIDE if declared.max is None else min(declared.max, MAX_SIDE))
     if declared.default is not None or not isinstance(usual.default, int | float):
         return declared
     default = usual.default
+    if declared.multiple_of is not None:
+        default = max(1, round(default / declared.multiple_of)) * declared.multiple_of
     if declared.min is not None and default < declared.min:
         default = declared.min
     if declared.max is not None and default > declared.max:
@@ -291,18 +313,25 @@ def _size(version: Version, given: ImageSettings, source_size: tuple[int, int] |
             _nearest(_parameter(version, names[1]), source_size[1] * longest),
         )
     for name, side in zip(("width", "height"), sides, strict=True):
-        if side <= 0 or side % SIZE_STEP:
-            raise InvalidInput.at(f"settings.{name}", f"must be a multiple of {SIZE_STEP}, not {side}")
+        step = _step(_parameter(version, name))
+        if side <= 0 or side % step:
+            raise InvalidInput.at(f"settings.{name}", f"must be a multiple of {step}, not {side}")
     return sides
 
 
+def _step(parameter: Parameter) -> int:
+    """Return what a side is a multiple of."""
+    return parameter.multiple_of or SIZE_STEP
+
+
 def _nearest(parameter: Parameter, side: float) -> int:
-    """Return the multiple of SIZE_STEP that is nearest to a side and within the bounds."""
+    """Return the side that a version takes, within its bounds, which is nearest to another."""
     if parameter.fixed and isinstance(parameter.default, int):
         return parameter.default
-    lowest = -(-int(parameter.min or SIZE_STEP) // SIZE_STEP)
-    highest = int(parameter.max or side + SIZE_STEP) // SIZE_STEP
-    return max(1, lowest, min(round(side / SIZE_STEP), highest)) * SIZE_STEP
+    step = _step(parameter)
+    lowest = -(-int(parameter.min or step) // step)
+    highest = int(parameter.max or side + step) // step
+    return max(1, lowest, min(round(side / step), highest)) * step
 
 
 def _strength(version: Version, asked: ImageRequest) -> float | None:

@@ -5,29 +5,27 @@ pictures' ids; rows are written by the transaction that finishes the job.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from anyio.to_thread import run_sync
-
-from serai.auth import store as auth_store
 from serai.clock import Clock
-from serai.decode.decoder import DecodedImage, Decoder
-from serai.errors import EngineFailed, InvalidInput, OutOfMemory, SeraiError, WorkerCrashed, WorkerHung
+from serai.decode.decoder import Decoder
+from serai.errors import OutOfMemory, SeraiError, WorkerCrashed, WorkerHung
 from serai.events import Done, Event, Failed, Loading, Media, Progress, Queued
-from serai.files.store import over_quota
 from serai.images import store as images_store
 from serai.images.drawing import Drawing, Kept, pictures_of, result_of
 from serai.images.errors import ImageWorkerLost, WrongPictures
 from serai.images.inputs import read_inputs
+from serai.images.keeping import Keeper, tasks
 from serai.images.model import KIND, ImageRequest
-from serai.images.plan import Resolved, planned
+from serai.images.plan import planned
+from serai.images.previews import shrunk
+from serai.images.room import check_room
 from serai.jobs.model import DEFAULT_PRIORITY, Job
 from serai.jobs.runner import JobContext
-from serai.registry.decision import Decision
 from serai.registry.errors import CandidateInCooldown
 from serai.registry.plan import Request
 from serai.registry.registry import Registry
@@ -35,22 +33,17 @@ from serai.serving.answer import Answer
 from serai.serving.call import Call
 from serai.serving.errors import error_of
 from serai.serving.serving import Serving
-from serai.storage import links
-from serai.storage.blobs import Blob, BlobNotFound, Blobs
+from serai.storage.blobs import Blobs
 from serai.storage.database import Connection, Database
 from serai.storage.locks import hold
 
-if TYPE_CHECKING:
-    from serai.images.pixels import Made
-
 RESOURCE: Final = "images"
+REMOTE: Final = "remote"
+"""The engine by which other servers draw."""
 TOUCH_S: Final = 2.0
 """How often a job says that it lives while its model says nothing: who minds the model knows if that hangs."""
 TRIAL_S: Final = 15.0
 """How long a job waits for a model that failed a short while ago, before it tries whether it works again."""
-ENCODERS: Final = 2
-"""Pictures that are turned into files at the same time."""
-PPM: Final = "image/x-portable-pixmap"
 PICTURE: Final = "picture"
 
 
@@ -71,10 +64,12 @@ class ImageParts:
 
 
 class ImageRunner:
-    """Payload: `ImageRequest`. The job's decision is the one that serving made.
+    """Payload: `ImageRequest`. The job's decision is the one that serving made, with the id under which it is stored.
 
     Result: images (id, url, thumb_url, seed, width, height, format, sha256, bytes), model, version, seed,
-    settings, timings, and what the model told besides (device, batched, usage, revised_prompt).
+    settings, timings, and what the model told besides: device, batched, usage, revised_prompt; `reproducible`
+    false where the same request may give another picture, `unused` for the settings that it knows none of, and
+    `truncated` for how many tokens of a prompt it did not read.
     """
 
     kind = KIND
@@ -87,7 +82,7 @@ class ImageRunner:
         self._parts = parts
         self._trial_s = trial_s
         self._suspects = asyncio.Lock()
-        self._encoding = asyncio.Semaphore(ENCODERS)
+        self._keeper = Keeper(parts.blobs, parts.decoder)
 
     def check(self, payload: Mapping[str, Any]) -> None:
         """Raise InvalidInput for a payload that asks for no pictures."""
@@ -97,7 +92,7 @@ class ImageRunner:
         """Draw; tell the place in the queue, the load, each step, previews, and what is being stored."""
         asked, job = ImageRequest.of(context.payload), context.job
         parts = self._parts
-        await parts.database.read(_check_room, job.owner_id, parts.quota_bytes)
+        await parts.database.read(check_room, job.owner_id, parts.quota_bytes)
         inputs = await read_inputs(
             asked, job.owner_id, database=parts.database, blobs=parts.blobs, decoder=parts.decoder
         )
@@ -148,18 +143,21 @@ class ImageRunner:
             yield step
             await asyncio.sleep(TOUCH_S)
         opened = self._parts.clock.monotonic()
-        async with await self._parts.serving.open(self._call(drawing, step)) as answer, _tasks() as keeping:
+        async with await self._parts.serving.open(self._call(drawing, step)) as answer, tasks() as keeping:
             while True:
                 event = await _next(answer, context)
+                context.decision = {**answer.decision.document(), "id": answer.id}
                 if isinstance(event, Failed):
                     raise _known(answer.error or error_of(event), has_begun=drawing.has_begun)
                 if isinstance(event, Done):
                     drawing.kept = [await _result(task, context) for task in keeping]
-                    yield await self._end(context, drawing, answer.decision, event, opened)
+                    yield await self._end(context, drawing, event, opened)
                     return
-                context.decision = answer.decision.document()
                 for told in self._told(drawing, event, len(keeping)):
-                    yield told
+                    if not isinstance(told, Media) or answer.engine != REMOTE:
+                        yield told
+                    elif (preview := await shrunk(told, self._parts.decoder)) is not None:
+                        yield preview
                 if isinstance(event, Media) and event.name == PICTURE:
                     # Beside the reading: a model that waits with more pictures than fit would lose them.
                     keeping.append(asyncio.create_task(self._keep(drawing, event, len(keeping))))
@@ -185,6 +183,8 @@ class ImageRunner:
                 if not event.fraction:
                     yield event
                 yield course.is_loading(event, now)
+            case Progress(detail={"queue_position": int(position)}):
+                yield Queued(position=position)
             case Progress():
                 drawing.has_begun = True
                 yield course.is_generating(event, now)
@@ -197,26 +197,14 @@ class ImageRunner:
 
     async def _keep(self, drawing: Drawing, event: Media, position: int) -> Kept:
         """Store the file and the thumbnail of a picture."""
-        parts = self._parts
         seed = drawing.used.seed + position
-        document = partial(drawing.document, seed) if parts.embeds else None
-        try:
-            async with self._encoding:
-                pixels = event.data if event.media_type == PPM else await parts.decoder.image(event.data)
-                made = await run_sync(_made, pixels, drawing.used, document)
-        except (InvalidInput, EngineFailed) as error:
-            raise WrongPictures("The model made a picture that cannot be opened.") from error
-        return Kept(
-            position=position,
-            seed=seed,
-            size=made.size,
-            file=await parts.blobs.put(made.file, max_bytes=len(made.file)),
-            thumb=await parts.blobs.put(made.thumb, max_bytes=len(made.thumb)),
-        )
+        document = partial(drawing.document, seed) if self._parts.embeds else None
+        size, file, thumb = await self._keeper.keep(event, drawing.used, document)
+        return Kept(position=position, seed=seed, size=size, file=file, thumb=thumb)
 
     # Afterwards
 
-    async def _end(self, context: JobContext, drawing: Drawing, decision: Decision, done: Done, opened: float) -> Done:
+    async def _end(self, context: JobContext, drawing: Drawing, done: Done, opened: float) -> Done:
         """Have everything written with the job's end, and return that."""
         now = self._parts.clock.monotonic()
         drawing.course.is_over(now)
@@ -224,50 +212,16 @@ class ImageRunner:
         if len(drawing.kept) != wanted:
             raise WrongPictures(f"The model made {len(drawing.kept)} pictures where {wanted} were asked for.")
         blobs = {blob for kept in drawing.kept for blob in (kept.file, kept.thumb)}
-        context.decision = decision.document()
         at = self._parts.clock.now()
-        pictures = pictures_of(drawing, context.decision, at)
+        pictures = pictures_of(drawing, context.decision or {}, at)
 
         def write(connection: Connection, job: Job) -> None:
             hold(connection, job.owner_id)  # jobs of one owner must not pass the quota together
-            _check_room(connection, job.owner_id, self._parts.quota_bytes, blobs)
+            check_room(connection, job.owner_id, self._parts.quota_bytes, blobs)
             images_store.add(connection, pictures, at)
 
         context.write(write)
         return Done(result=result_of(drawing, pictures, done.result, total_s=now - opened))
-
-
-def _made(
-    pixels: bytes | DecodedImage, used: Resolved, document: Callable[[tuple[int, int]], Mapping[str, Any]] | None
-) -> "Made":
-    from serai.images.pixels import make  # the server starts without Pillow
-
-    return make(pixels, format=used.format, quality=used.quality, document=document)
-
-
-def _check_room(connection: Connection, owner_id: str, usual: int, new: Collection[Blob] = ()) -> None:
-    """Raise QuotaExceeded where the owner has no room for these blobs; without any, for a single byte."""
-    asked = sum(blob.size for blob in new if not _is_held(connection, owner_id, blob)) if new else 1
-    used, quota = links.usage(connection, owner_id), _quota(connection, owner_id, usual)
-    if asked and used + asked > quota:
-        raise over_quota(used, quota, asked)
-
-
-def _quota(connection: Connection, owner_id: str, usual: int) -> int:
-    """Return what a user may keep."""
-    try:
-        own = auth_store.get_user(connection, owner_id).disk_quota_bytes
-    except auth_store.UserNotFound:  # where nobody is asked who they are
-        return usual
-    return usual if own is None else own
-
-
-def _is_held(connection: Connection, owner_id: str, blob: Blob) -> bool:
-    try:
-        links.check_held(connection, owner_id, blob.digest)
-    except BlobNotFound:
-        return False
-    return True
 
 
 def _known(error: SeraiError, *, has_begun: bool) -> SeraiError:
@@ -294,18 +248,6 @@ async def _result(task: "asyncio.Task[Kept]", context: JobContext) -> Kept:
         context.touch()
         await asyncio.wait((task,), timeout=TOUCH_S)
     return task.result()
-
-
-@asynccontextmanager
-async def _tasks() -> AsyncIterator[list["asyncio.Task[Kept]"]]:
-    """Give a list for tasks, none of which outlives the block."""
-    tasks: list[asyncio.Task[Kept]] = []
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _within(seconds: float, work: Awaitable[object]) -> bool:

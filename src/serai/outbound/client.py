@@ -8,11 +8,11 @@ without a bound.
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self, TypedDict, TypeVar, Unpack
 
-import anyio.lowlevel
 import httpcore
 
 from serai.clock import Clock
@@ -20,7 +20,7 @@ from serai.errors import DeadlineExceeded, UpstreamFailed
 from serai.outbound.bodies import ACCEPT_ENCODING, BodyDecoder
 from serai.outbound.hops import MAX_REDIRECTS, Hop, OutboundSecret
 from serai.outbound.pinning import PinnedBackend, Resolver, resolve_host
-from serai.outbound.pool import ConnectionPool
+from serai.outbound.pool import ConnectionPool, Exchange
 from serai.outbound.targets import AddressPolicy, Target, parse_target
 
 MIB = 1024 * 1024
@@ -95,13 +95,18 @@ class _Call:
 class StreamedReply:
     """An answer whose body is still to come; valid inside the `async with` that gave it."""
 
-    def __init__(self, response: httpcore.Response, url: str, call: _Call) -> None:
-        self.status = response.status
-        self.headers: Mapping[str, str] = _headers(response)
+    def __init__(self, exchange: Exchange, headers: Mapping[str, str], url: str, call: _Call) -> None:
+        self.status = exchange.status
+        self.headers = headers
         self.url = url
-        self._response = response
+        self._exchange = exchange
         self._call = call
         self._read = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the end of the body is here, and reading it waits for nothing any more."""
+        return self._exchange.is_whole
 
     async def aiter_bytes(self) -> AsyncIterator[bytes]:
         """Yield the decoded body once, in pieces of at most 64 KiB.
@@ -113,16 +118,25 @@ class StreamedReply:
             raise RuntimeError("the body was read before")
         self._read = True
         decoder = BodyDecoder(self.headers.get("content-encoding", ""), self._call.max_bytes)
-        async with aclosing(self._response.aiter_stream()) as wire:  # type: ignore[type-var]
-            while (chunk := await self._call.within(lambda: anext(wire, None))) is not None:
-                for number, piece in enumerate(decoder.feed(chunk)):
-                    if number:
-                        # One chunk can hold a thousand pieces: others run, and the deadline counts, between them.
-                        await self._call.within(anyio.lowlevel.checkpoint)
-                    if piece:
-                        yield piece
+        while chunk := await self._chunk():
+            for number, piece in enumerate(decoder.feed(chunk)):
+                if number:
+                    # One chunk can hold a thousand pieces: others run, and the deadline counts, between them.
+                    await self._call.within(_others_run)
+                if piece:
+                    yield piece
         if rest := decoder.finish():
             yield rest
+
+    async def _chunk(self) -> bytes:
+        """Return what comes next of the body as it is sent, empty at its end."""
+        if self._exchange.is_whole and self._call.remaining_s > 0:  # often all of it came with the head
+            return self._exchange.ready() or b""
+        return await self._call.within(self._exchange.next_piece)
+
+
+async def _others_run() -> None:
+    await asyncio.sleep(0)
 
 
 class Outbound:
@@ -152,7 +166,7 @@ class Outbound:
         self._defaults = {"accept": "*/*", "accept-encoding": ACCEPT_ENCODING, "user-agent": user_agent}
         self._pool = ConnectionPool(
             ssl_context=ssl_context or httpcore.default_ssl_context(),
-            network_backend=PinnedBackend(self._policy, resolve),
+            backend=PinnedBackend(self._policy, resolve),
             keepalive_expiry=15,
             max_idle=64,
         )
@@ -179,12 +193,16 @@ class Outbound:
             body = b"".join([piece async for piece in reply.aiter_bytes()])
             return Reply(status=reply.status, headers=reply.headers, url=reply.url, body=body)
 
-    @asynccontextmanager
-    async def stream(self, method: str, url: str, **options: Unpack[CallOptions]) -> AsyncIterator[StreamedReply]:
-        """Make a call and give its answer once the headers are there, whatever its status.
+    def stream(
+        self, method: str, url: str, **options: Unpack[CallOptions]
+    ) -> AbstractAsyncContextManager[StreamedReply]:
+        """Make a call and give its answer (`async with`) once the headers are there, whatever its status.
 
         Raises OutboundRefused (nothing was sent to what is refused), DeadlineExceeded, UpstreamFailed.
         """
+        return _Streaming(partial(self._begin, method, url, options))
+
+    async def _begin(self, method: str, url: str, options: CallOptions) -> tuple[StreamedReply, Exchange]:
         target = self.check_url(url)
         hop = Hop.first(
             method,
@@ -196,16 +214,19 @@ class Outbound:
             secret=options.get("secret"),
         )
         call = self._call(target, options.get("timeout_s"), options.get("max_bytes"))
-        following: Hop | None = hop
-        while following is not None:
-            hop = following
-            response = await self._send(hop, call)
+        follows = options.get("follow_redirects", True)
+        while True:
+            exchange = await call.within(partial(self._pool.ask, hop, max(call.remaining_s, 0)))
             try:
-                following = self._next_hop(hop, response, call) if options.get("follow_redirects", True) else None
-                if following is None:
-                    yield StreamedReply(response, hop.target.url, call)
-            finally:
-                await response.aclose()
+                headers = _headers(exchange.headers)
+                following = self._next_hop(hop, exchange.status, headers, call) if follows else None
+            except BaseException:
+                exchange.close()
+                raise
+            if following is None:
+                return StreamedReply(exchange, headers, hop.target.url, call), exchange
+            exchange.close()
+            hop = following
 
     def _call(self, target: Target, timeout_s: float | None, max_bytes: int | None) -> _Call:
         return _Call(
@@ -215,21 +236,8 @@ class Outbound:
             max_bytes=self._max_bytes if max_bytes is None else max_bytes,
         )
 
-    async def _send(self, hop: Hop, call: _Call) -> httpcore.Response:
-        target = hop.target
-        request = httpcore.Request(
-            hop.method,
-            httpcore.URL(
-                scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
-            ),
-            headers=hop.wire_headers(),
-            content=hop.content,
-            extensions={"timeout": {"connect": max(call.remaining_s, 0)}},
-        )
-        return await call.within(lambda: self._pool.handle_async_request(request))
-
-    def _next_hop(self, hop: Hop, response: httpcore.Response, call: _Call) -> Hop | None:
-        following = hop.redirected(response.status, _headers(response).get("location"))
+    def _next_hop(self, hop: Hop, status: int, headers: Mapping[str, str], call: _Call) -> Hop | None:
+        following = hop.redirected(status, headers.get("location"))
         if following is None:
             return None
         if following.redirects > MAX_REDIRECTS:
@@ -238,10 +246,24 @@ class Outbound:
         return following
 
 
-def _headers(response: httpcore.Response) -> dict[str, str]:
+class _Streaming(AbstractAsyncContextManager[StreamedReply]):
+    """A call that is made when its block is entered. A class, because `asynccontextmanager` costs each call more."""
+
+    def __init__(self, begin: Callable[[], Awaitable[tuple[StreamedReply, Exchange]]]) -> None:
+        self._begin = begin
+
+    async def __aenter__(self) -> StreamedReply:
+        reply, self._exchange = await self._begin()
+        return reply
+
+    async def __aexit__(self, *_: object) -> None:
+        self._exchange.close()
+
+
+def _headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     """Return the headers by lower-case name; one that comes several times is joined by commas (RFC 9110, 5.3)."""
     headers: dict[str, str] = {}
-    for raw_name, raw_value in response.headers:
+    for raw_name, raw_value in raw:
         name, value = raw_name.decode("ascii").lower(), _header_text(raw_value)
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers

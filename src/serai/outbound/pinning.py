@@ -1,28 +1,24 @@
 """Connections that go to the very address that was checked."""
 
-# ruff: noqa: ASYNC109 the signatures with `timeout` are httpcore's
-
 import asyncio
-import contextlib
+import select
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
-from typing import Any
+from typing import cast
 
-import anyio
 import httpcore
 
-from serai.errors import OutboundRefused
 from serai.outbound.targets import AddressPolicy, IPAddress
 
 Resolver = Callable[[str], Awaitable[Sequence[str]]]
 """From a host name to its addresses as text, best first; OSError where there are none."""
 
-SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
-
 _MAX_ATTEMPTS = 4
-_MOST_UNSENT = 64 * 1024
+_MOST_WAITING = 256 * 1024
+"""Bytes that came and that nobody has read: beyond them the other side has to wait."""
 
 
 async def resolve_host(host: str) -> Sequence[str]:
@@ -31,7 +27,7 @@ async def resolve_host(host: str) -> Sequence[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-class PinnedBackend(httpcore.AsyncNetworkBackend):
+class PinnedBackend:
     """Resolves a name once per connection, checks every address that it has, connects to a checked one.
 
     TLS runs above this: the certificate is still checked against the name. A name with one address that
@@ -41,35 +37,19 @@ class PinnedBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, policy: AddressPolicy, resolve: Resolver) -> None:
         self._policy = policy
         self._resolve = resolve
-        self._sockets = httpcore.AnyIOBackend()
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[SocketOption] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect within `timeout` seconds. Raises OutboundRefused, httpcore.ConnectError or OSError."""
+    async def connect(self, host: str, port: int, timeout_s: float) -> "Connected":
+        """Connect within `timeout_s` seconds. Raises OutboundRefused, httpcore.ConnectError or OSError."""
         addresses = (await self._checked_addresses(host))[:_MAX_ATTEMPTS]
-        share = None if timeout is None else timeout / len(addresses)
-        failure: httpcore.ConnectError | httpcore.ConnectTimeout = httpcore.ConnectError("no address")
+        loop, failure = asyncio.get_running_loop(), OSError("no address")
         for address in addresses:
             try:
-                stream = await self._sockets.connect_tcp(str(address), port, share, local_address, socket_options)
-                return _Connected(stream)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                async with asyncio.timeout(timeout_s / len(addresses)):
+                    _, connected = await loop.create_connection(Connected, str(address), port)
+                    return connected
+            except OSError as error:
                 failure = error
         raise failure
-
-    async def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Iterable[SocketOption] | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        raise OutboundRefused("local sockets are not reached over HTTP")
-
-    async def sleep(self, seconds: float) -> None:
-        await self._sockets.sleep(seconds)
 
     async def _checked_addresses(self, host: str) -> list[IPAddress]:
         try:
@@ -83,43 +63,109 @@ class PinnedBackend(httpcore.AsyncNetworkBackend):
         return addresses
 
 
-class _Connected(httpcore.AsyncNetworkStream):
-    """A connection that is closed when its TLS handshake is cancelled; httpcore 1.0 closes it on errors only.
+class Connected(asyncio.BaseProtocol):
+    """A TCP connection: bytes to write, bytes to read in their order. One reader and one writer at a time.
 
-    What is written goes out when the answer is asked for, so that head and body of a request are one packet.
+    What comes is taken from the socket as it comes: stopping and going on for each answer would cost
+    more than most answers do.
     """
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
-        self._stream = stream
-        self._unsent = b""
+    _transport: asyncio.Transport
+    _poll: select.poll
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        if self._unsent:
-            with contextlib.suppress(httpcore.WriteError):  # an answer may be there all the same
-                await self._send(timeout)
-        return await self._stream.read(max_bytes, timeout)
+    def __init__(self) -> None:
+        self._came: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._has_ended = False
+        self._failure: Exception | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._unsent += buffer
-        if len(self._unsent) > _MOST_UNSENT:
-            await self._send(timeout)
-
-    async def _send(self, timeout: float | None) -> None:
-        unsent, self._unsent = self._unsent, b""
-        await self._stream.write(unsent, timeout)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
+    async def start_tls(self, context: ssl.SSLContext, host: str, timeout_s: float) -> None:
+        """Speak TLS from now on. Raises OSError, for a certificate that is not accepted too; it is closed then."""
+        loop = asyncio.get_running_loop()
         try:
-            return _Connected(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+            async with asyncio.timeout(timeout_s):
+                transport = await loop.start_tls(self._transport, self, context, server_hostname=host)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.aclose()
+            self.close()
             raise
+        if transport is None:  # it was closed in between
+            raise ConnectionResetError("the connection was closed during its handshake")
+        self._transport = transport
 
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
+    @property
+    def is_readable(self) -> bool:
+        """Whether something has come, or the end; the system is asked as well, which may know more than the loop."""
+        return bool(self._came) or self._has_ended or self._transport.is_closing() or bool(self._poll.poll(0))
+
+    async def read(self, max_bytes: int) -> bytes:
+        """Return what has come, waiting for it; empty at the end. Raises OSError where the connection failed."""
+        if self._came:
+            await asyncio.sleep(0)  # who reads what is here already lets others run, too
+        elif not self._has_ended:
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        if not self._came:
+            if self._failure is not None:
+                raise self._failure
+            return b""
+        data = self._came.popleft()
+        if len(data) > max_bytes:
+            self._came.appendleft(data[max_bytes:])
+            data = data[:max_bytes]
+        if self._waiting_bytes > _MOST_WAITING >= self._waiting_bytes - len(data):
+            self._transport.resume_reading()
+        self._waiting_bytes -= len(data)
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes; return when most of them are on their way. Raises OSError for a connection that has ended."""
+        if self._has_ended or self._transport.is_closing():
+            raise ConnectionResetError("the connection was closed")
+        self._transport.write(data)
+        if self._writer is not None:
+            await self._writer
+
+    def close(self) -> None:
+        """Close the socket now: what was not sent is not sent any more."""
+        self._transport.abort()
+
+    # What the loop tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._poll = select.poll()
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        self._came.append(bytes(data))
+        before = self._waiting_bytes
+        self._waiting_bytes += len(data)
+        if before <= _MOST_WAITING < self._waiting_bytes:
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> None:
+        self._has_ended = True
+        self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._has_ended, self._failure = True, error
+        self._wake()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._writer = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None and not writer.done():
+            writer.set_result(None)
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)

@@ -9,6 +9,7 @@ import re
 import string
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Self
 from urllib.parse import quote
@@ -21,6 +22,8 @@ IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
 MAX_URL_CHARS = 8192
+_REMEMBERED = 256
+"""Hosts whose text was read and need not be read again; where they lead is checked each time."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _URL = re.compile(
@@ -65,10 +68,7 @@ class Target:
     @property
     def address(self) -> IPAddress | None:
         """The address, where the host is one; None for a name."""
-        try:
-            return ip_address(self.host)
-        except ValueError:
-            return None
+        return _address(self.host)
 
     @property
     def netloc(self) -> str:
@@ -83,6 +83,14 @@ class Target:
     @property
     def url(self) -> str:
         return self.origin + self.path
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _address(host: str) -> IPAddress | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 def parse_target(url: str) -> Target:
@@ -109,6 +117,7 @@ def refuse_odd_text(url: str) -> None:
         raise OutboundRefused("the URL has a space, a backslash or an invisible character in it")
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def normalise_host(text: str) -> str:
     """Return the host in the form of `Target.host`. Raises OutboundRefused where it is not a host.
 

@@ -1,13 +1,19 @@
-"""A last look at what was fetched, as a whole, and what it will take in memory. Blocks."""
+"""A last look at what was fetched, as a whole: what it will take in memory, which settings it takes. Blocks."""
 
 from pathlib import Path
 
 from serai.engines.footprint import estimate
+from serai.engines.images.openvino_image_folder import PipelineShape
+from serai.engines.language.openvino_llm_folder import MODEL
 from serai.engines.weights import weights_in
 from serai.hub.choice import Format
 from serai.hub.inspect import INDEX_SUFFIX, check_content, check_index
 from serai.pulls.model import Plan, PullPolicy
 from serai.pulls.plan import is_pipeline
+from serai.registry.parameters import Parameter
+
+_USUAL_SIDE = 2048
+"""The longest side that is asked of a model of which nothing else is known."""
 
 
 def check_staged(plan: Plan, folder: Path) -> None:
@@ -21,13 +27,28 @@ def check_staged(plan: Plan, folder: Path) -> None:
 
 def memory_bytes(plan: Plan, folder: Path, policy: PullPolicy) -> int:
     """Return the estimate for the model in `folder` on the machine's device, for the engine that would run it."""
-    is_chat = (plan.listing.task or "chat") == "chat"
+    task = plan.listing.task or "chat"
     is_converted = plan.choice.format is not Format.SAFETENSORS or plan.convert
     if is_pipeline(plan.choice):
         engine = "openvino-image" if is_converted else "diffusers"
+    elif task == "embedding":
+        engine = "openvino-embed" if is_converted else "transformers-embed"
     elif not is_converted:
         engine = "transformers"
     else:
-        engine = "openvino-genai" if is_chat else "openvino"
+        engine = "openvino-genai" if task == "chat" else "openvino"
     weights = weights_in(folder)
     return estimate(weights, engine=engine, device_kind=policy.device, quantization=plan.quantization).bytes
+
+
+def parameters(plan: Plan, folder: Path) -> dict[str, Parameter]:
+    """Return what the files in `folder` say of the settings of pictures; nothing of what is no pipeline of OpenVINO's.
+
+    Raises LoadFailed for a pipeline that the engine would not load.
+    """
+    if not is_pipeline(plan.choice) or not (folder / "unet" / MODEL).is_file():
+        return {}
+    shape = PipelineShape.read(folder)
+    most = max(shape.side, _USUAL_SIDE) // shape.size_step * shape.size_step
+    side = Parameter(default=shape.side, min=shape.size_step, max=most, multiple_of=shape.size_step)
+    return {"width": side, "height": side}

@@ -20,7 +20,17 @@ import structlog
 from serai.engines.base import EngineSpec
 from serai.engines.catalogue import RESERVATION
 from serai.errors import EngineFailed, InvalidInput, LoadFailed, OutOfMemory, SeraiError
-from serai.pulls.conversion import ARCHITECTURES, PIPELINES, Converted, Message, Quantization, Refused, Request, Step
+from serai.pulls.conversion import (
+    ARCHITECTURES,
+    EMBEDDERS,
+    PIPELINES,
+    Converted,
+    Message,
+    Quantization,
+    Refused,
+    Request,
+    Step,
+)
 from serai.pulls.errors import MissingExtra, UnsupportedWeights
 from serai.pulls.model import ConversionPlan, Report
 from serai.runtime.backends.launcher import ENVIRONMENT
@@ -38,6 +48,7 @@ QUEUE_S: Final = 6 * 3600.0
 QUANTIZATIONS: Final[Mapping[str, Quantization]] = {name: name for name in get_args(Quantization)}
 MAX_LINE: Final = 64 * 1024
 CALLER: Final = "conversion"
+EMBEDDING: Final = "embedding"
 
 log = structlog.get_logger("serai.pulls.conversion")
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
@@ -50,17 +61,21 @@ class ChildConverter:
     lowest priority; it ends with the conversion's task, and with the server.
     """
 
-    def __init__(self, runtime: Runtime, *, threads: int) -> None:
+    def __init__(self, runtime: Runtime, *, threads: int, scratch: Path) -> None:
+        """`scratch`: a folder of this server alone; what is in it was left by one that was killed, and is removed."""
         self._runtime = runtime
         self._threads = threads
+        self._scratch = scratch
+        for left in scratch.iterdir():
+            shutil.rmtree(left, ignore_errors=True)
 
-    def obstacle(self, architectures: Sequence[str]) -> SeraiError | None:
+    def obstacle(self, architectures: Sequence[str], task: str = "") -> SeraiError | None:
         is_pipeline = bool(PIPELINES.intersection(architectures))
         wanted = (*PACKAGES, "diffusers") if is_pipeline else PACKAGES
         missing = [name for name in wanted if find_spec(name) is None]
         if missing:
             return MissingExtra(f"The weights must be converted, and {', '.join(missing)} is not installed.")
-        known = ARCHITECTURES | PIPELINES
+        known = EMBEDDERS if task == EMBEDDING else ARCHITECTURES | PIPELINES
         if architectures and not known.intersection(architectures):
             return UnsupportedWeights(
                 f"The architecture {architectures[0]} cannot be converted for OpenVINO.",
@@ -73,11 +88,15 @@ class ChildConverter:
         if quantization is None:
             raise InvalidInput.at("quantize", f"cannot be {plan.quantization} for OpenVINO")
         request = Request(
-            source=str(folder_in), target=str(folder_out), quantization=quantization, threads=self._threads
+            source=str(folder_in),
+            target=str(folder_out),
+            quantization=quantization,
+            threads=self._threads,
+            task=EMBEDDING if plan.task == EMBEDDING else "",
         )
         claims = [self._claim(folder_in, plan)]
         reserved = self._runtime.lease(claims, caller=CALLER, timeout_s=QUEUE_S, priority=-1, keep_alive=0)
-        async with reserved, _running(request) as process:
+        async with reserved, _running(request, self._scratch) as process:
             await _follow(process, report)
 
     def _claim(self, folder: Path, plan: ConversionPlan) -> Claim:
@@ -96,9 +115,9 @@ class ChildConverter:
 
 
 @asynccontextmanager
-async def _running(request: Request) -> AsyncIterator[Process]:
+async def _running(request: Request, scratch: Path) -> AsyncIterator[Process]:
     """Start the program; when the block ends it is gone, with whatever it had started."""
-    home = await asyncio.to_thread(tempfile.mkdtemp, prefix="serai-conversion-")
+    home = await asyncio.to_thread(tempfile.mkdtemp, dir=scratch)
     try:
         async with _started(request, home) as process:
             yield process

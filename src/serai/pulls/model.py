@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 from urllib.parse import urldefrag
@@ -12,6 +12,7 @@ import msgspec
 from serai.errors import InvalidInput, SeraiError
 from serai.hub.choice import Choice
 from serai.hub.model import Listing, PulledSource
+from serai.registry.parameters import Parameter
 from serai.registry.reference import check_id, parse_reference
 from serai.registry.source import FileSource, FolderSource
 from serai.registry.version import Status
@@ -144,6 +145,8 @@ class ConversionPlan:
     quantization: str
     """int8, int4, fp16 or fp32."""
     weight_bytes: int
+    task: str = ""
+    """One of the registry's, empty where it is not known."""
     allow_remote_code: bool = False
 
 
@@ -156,8 +159,8 @@ class Report(Protocol):
 class Converter(Protocol):
     """The seam between a pull and what turns fetched weights into what an engine reads."""
 
-    def obstacle(self, architectures: Sequence[str]) -> SeraiError | None:
-        """Return why weights of these architectures could not be converted here, None where they could.
+    def obstacle(self, architectures: Sequence[str], task: str = "") -> SeraiError | None:
+        """Return why weights of these architectures could not be converted here for a task, None where they could.
 
         Asked before the first byte; does not block. `architectures` is empty where they are not known.
         """
@@ -187,6 +190,8 @@ class Arrival:
     plan: Plan
     memory_bytes: int
     """Estimate for the loaded model."""
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    """What the files say of settings: their defaults, and which values the model takes at all."""
 
     def with_plan(self, plan: Plan) -> "Arrival":
         return replace(self, plan=plan)

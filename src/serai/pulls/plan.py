@@ -8,9 +8,11 @@ from typing import Any
 
 import msgspec
 
+from serai.engines.language.embedding_folder import MODULES
 from serai.errors import InvalidInput
 from serai.hub.choice import ORDER, PIPELINE, Choice, Format, choose
 from serai.hub.model import Listing, PulledSource
+from serai.pulls.conversion import ENCODERS
 from serai.pulls.errors import ModelNameTaken, NothingToPull, UnsupportedWeights
 from serai.pulls.model import Converter, Plan, PullPolicy, PullRequest, Quantize, Wanted
 from serai.registry import lifecycle
@@ -64,11 +66,12 @@ def plan(
 
     Raises FilesRefused, UnsupportedWeights, what the converter names as obstacle, ModelNameTaken.
     """
+    listing = replace(listing, task=_task(snapshot, wish, listing))
     choice = _choice(wish, listing, converter)
     if is_pipeline(choice) and not listing.task:
         listing = replace(listing, task="image-generation")
     quantization, convert, why = decide(request.quantize, choice, listing, policy)
-    if convert and (obstacle := converter.obstacle(listing.architectures)) is not None:
+    if convert and (obstacle := converter.obstacle(listing.architectures, listing.task)) is not None:
         raise obstacle
     model_id = wish.model_id or _free_id(snapshot, wish, listing)
     entry = snapshot.models.get(model_id)
@@ -85,7 +88,7 @@ def plan(
         status=status,
         # The intermediate form at 16 bits and the result lie beside each other for a while.
         scratch_bytes=int(halves * (1 + _BITS[quantization] / 16)) if convert else 0,
-        warnings=warnings,
+        warnings=(*warnings, *_from_elsewhere(entry, listing.source)),
     )
 
 
@@ -137,10 +140,23 @@ def _halves(choice: Choice, listing: Listing) -> int:
     return listing.parameters * 2 if listing.parameters else choice.weight_bytes
 
 
+def _task(snapshot: RegistrySnapshot, wish: Wanted, listing: Listing) -> str:
+    """Return the task: of the model that it becomes a version of, as the hub tells it, or as the files show."""
+    entry = snapshot.models.get(wish.model_id or wish.name or "")
+    if entry is not None:
+        return entry.model.task
+    is_embedding = ENCODERS.intersection(listing.architectures) or any(one.path == MODULES for one in listing.files)
+    return listing.task or ("embedding" if is_embedding else "")
+
+
 def _choice(wish: Wanted, listing: Listing, converter: Converter) -> Choice:
-    """Choose files; where safetensors could not be converted, OpenVINO files of the same repository go first."""
-    can_convert = converter.obstacle(listing.architectures) is None
-    order = ORDER if can_convert else (Format.IR, *(one for one in ORDER if one is not Format.IR))
+    """Choose files; where safetensors could not be converted, OpenVINO files of the same repository go first.
+
+    Of an embedding model ONNX files, too: there is an engine for them.
+    """
+    ready = (Format.IR, Format.ONNX) if listing.task == "embedding" else (Format.IR,)
+    can_convert = converter.obstacle(listing.architectures, listing.task) is None
+    order = ORDER if can_convert else (*ready, *(one for one in ORDER if one not in ready))
     return choose(listing.files, allow_pickle=wish.allow_pickle, allow_remote_code=wish.allow_remote_code, order=order)
 
 
@@ -209,6 +225,16 @@ def _source_in(entry: ModelEntry, number: str | None, name: str) -> PulledSource
         f"{entry.model.id} names no source that could be pulled.",
         hint="Pull a repository with 'name' set to this model's id.",
     )
+
+
+def _from_elsewhere(entry: ModelEntry | None, source: PulledSource) -> tuple[str, ...]:
+    """Return a warning where a model takes in what comes from elsewhere than all that it holds."""
+    versions = [candidate.version for candidate in entry.candidates.values()] if entry is not None else []
+    held = [version.source for version in versions if version.files]
+    known = any(is_same_repo(one, source) if isinstance(source, HubSource) else one == source for one in held)
+    if entry is None or not held or known:
+        return ()
+    return (f"{entry.model.id} holds versions of another source; its bare name means the newest active one of all.",)
 
 
 def is_same_repo(one: Source | None, other: HubSource) -> bool:

@@ -1,7 +1,11 @@
 """From files that have arrived to a version: the registry's own commands, in one transaction each."""
 
+import itertools
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from serai.pulls.errors import ModelNameTaken, RegistryBusy
 from serai.pulls.model import Arrival, Plan
@@ -9,9 +13,10 @@ from serai.pulls.plan import fits, is_same_repo
 from serai.registry import lifecycle, releases, store
 from serai.registry.bindings import told
 from serai.registry.model import Model
+from serai.registry.parameters import Parameter, Value
 from serai.registry.registry import Change
 from serai.registry.snapshot import RegistrySnapshot
-from serai.registry.source import File, Footprint, HubSource
+from serai.registry.source import File, FolderSource, Footprint, HubSource
 from serai.registry.version import MemoryClass, Status, Version
 
 LOW_BYTES, MEDIUM_BYTES = 4 * 10**9, 16 * 10**9
@@ -40,6 +45,42 @@ def draft_to_fill(snapshot: RegistrySnapshot, plan: Plan) -> Version | None:
     return candidate.version if fits(candidate.version, plan.listing.source) else None
 
 
+def sibling(snapshot: RegistrySnapshot, plan: Plan) -> Version | None:
+    """Return the newest version that has this commit in another quantization. A folder's content may have changed."""
+    entry = snapshot.models.get(plan.model_id)
+    if entry is None or isinstance(plan.listing.source, FolderSource):
+        return None
+    versions = (candidate.version for candidate in entry.candidates.values())
+    same = (one for one in versions if one.source == plan.listing.source and one.files)
+    return next((one for one in same if one.status not in (Status.DRAFT, Status.RETIRED)), None)
+
+
+def next_number(snapshot: RegistrySnapshot, plan: Plan, numbers: Collection[str]) -> str:
+    """Return the number for what arrives: the next minor one; of a commit that is there, one below that one's.
+
+    1.0.0 in another quantization is 1.0.0-int4, so that the model's bare name means what it meant before.
+    `numbers`: every one that was ever used.
+    """
+    known = sibling(snapshot, plan)
+    if known is None:
+        return lifecycle.next_version(numbers)
+    semver = known.semver
+    below = "0." if semver.is_prerelease else ""
+    made = f"{semver.major}.{semver.minor}.{semver.patch}-{below}{plan.quantization}"
+    further = (f"{made}.{count}" for count in itertools.count(2))
+    return made if made not in numbers else next(one for one in further if one not in numbers)
+
+
+def with_default_told(plan: Plan, version: Version, before: RegistrySnapshot) -> Plan:
+    """Return the plan with a word for whoever would expect that the model's bare name means the new version."""
+    entry = before.models.get(plan.model_id)
+    default = None if entry is None or entry.default is None else entry.default.version
+    if default is None or version.status is not Status.ACTIVE or version.semver > default.semver:
+        return plan
+    sentence = f"{plan.model_id} still means {default.version}; this one is {plan.model_id}@{version.version}."
+    return replace(plan, warnings=(*plan.warnings, sentence))
+
+
 def register(change: Change, arrival: Arrival, files: tuple[File, ...], number: str, device: str) -> Version:
     """Write the version `number`: a draft that is filled, the first of a new model, or one more.
 
@@ -50,15 +91,21 @@ def register(change: Change, arrival: Arrival, files: tuple[File, ...], number: 
     if draft is not None and draft.version == number:
         return _fill(change, draft, arrival, files, device)
     numbers, _ = store.version_numbers(change.connection, plan.model_id)
-    if draft is not None or number != lifecycle.next_version(numbers):
+    if draft is not None or number != next_number(change.snapshot, plan, numbers):
         raise RegistryBusy(f"Another version of {plan.model_id} was added meanwhile.")
     if plan.wanted.model_id is None and plan.wanted.name is None:
         check_own(change.snapshot, plan)
     values = _values(arrival, files, device)
-    if plan.model_id not in change.snapshot.models:
+    entry = change.snapshot.models.get(plan.model_id)
+    if arrival.parameters:
+        newest = None if entry is None else next(iter(entry.candidates.values()), None)
+        values["parameters"] = with_told({} if newest is None else newest.version.parameters, arrival.parameters)
+    if entry is None:
         releases.create_model(change, _model(change, plan), _first(change, plan, number, values))
         return change.reload().models[plan.model_id].candidates[number].version
-    return releases.create_version(change, plan.model_id, number, values, status=plan.status)
+    known = sibling(change.snapshot, plan)
+    based_on = None if known is None else known.version
+    return releases.create_version(change, plan.model_id, number, values, based_on=based_on, status=plan.status)
 
 
 def check_own(snapshot: RegistrySnapshot, plan: Plan) -> None:
@@ -90,6 +137,7 @@ def _fill(change: Change, draft: Version, arrival: Arrival, files: tuple[File, .
         release_notes=f"{draft.release_notes} {plan.why}".strip(),
         licence=draft.licence or plan.listing.licence,
     )
+    filled = replace(filled, parameters=with_told(draft.parameters, arrival.parameters))
     store.put_version(change.connection, filled)
     name = f"{draft.model_id}@{draft.version}"
     change.audit("versions.pull", "version", name, before=told(draft), after=told(filled))
@@ -97,6 +145,25 @@ def _fill(change: Change, draft: Version, arrival: Arrival, files: tuple[File, .
         return filled
     change.reload()
     return releases.activate(change, draft.model_id, draft.version)
+
+
+def with_told(declared: Mapping[str, Parameter], told: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """Return what was declared of settings, and what the files tell of those and of others.
+
+    Which values a model takes at all its files decide; what somebody declared within that stays.
+    """
+    merged = {**told, **declared}
+    for name in told.keys() & declared.keys():
+        own, step = declared[name], told[name].multiple_of
+        if own.default is None or _is_multiple(own.default, step):
+            merged[name] = msgspec.structs.replace(own, multiple_of=step)
+        else:
+            merged[name] = told[name]
+    return merged
+
+
+def _is_multiple(value: Value, step: int | None) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and (step is None or value % step == 0)
 
 
 def _values(arrival: Arrival, files: tuple[File, ...], device: str) -> dict[str, Any]:

@@ -24,13 +24,13 @@ from serai.hub.fetching import MAX_WAIT_S, Sleep, to_the_end
 from serai.hub.files import ModelFiles
 from serai.hub.model import Hub, Listing, PulledSource
 from serai.jobs.runner import JobContext
-from serai.pulls.arrival import check_staged, memory_bytes
+from serai.pulls.arrival import check_staged, memory_bytes, parameters
 from serai.pulls.course import Course, Work
 from serai.pulls.errors import InitFailed, RegistryBusy
 from serai.pulls.model import Arrival, ConversionPlan, Converter, Loader, Plan, PullPolicy, PullRequest
 from serai.pulls.plan import as_draft, pinned_again, plan, registered, wanted
-from serai.pulls.registering import draft_to_fill, register, same_version
-from serai.registry import lifecycle, store
+from serai.pulls.registering import draft_to_fill, next_number, register, same_version, with_default_told
+from serai.registry import store
 from serai.registry.errors import ActiveVersionLimitExceeded
 from serai.registry.registry import Registry
 from serai.registry.source import File, FileSource, FolderSource, HubSource
@@ -185,7 +185,8 @@ class PullRunner:
             course.enter("register")
             files = await to_the_end(self._files.describe, folder, known)
             size = await run_sync(memory_bytes, made, folder, self._policy)
-            arrival = Arrival(plan=made, memory_bytes=size)
+            told = await run_sync(parameters, made, folder)
+            arrival = Arrival(plan=made, memory_bytes=size, parameters=told)
 
             async def publish(number: str) -> None:
                 await to_the_end(self._files.publish, folder, files, made.model_id, number)
@@ -197,6 +198,7 @@ class PullRunner:
         order = ConversionPlan(
             quantization=made.quantization,
             weight_bytes=made.choice.weight_bytes,
+            task=made.listing.task,
             allow_remote_code=made.wanted.allow_remote_code,
         )
         await self._converter.convert(download.folder, folder, order, course.report)
@@ -215,7 +217,7 @@ class PullRunner:
                 return made, known
             draft = draft_to_fill(snapshot, made)
             numbers, _ = await self._database.read(store.version_numbers, made.model_id)
-            number = draft.version if draft is not None else lifecycle.next_version(numbers)
+            number = draft.version if draft is not None else next_number(snapshot, made, numbers)
             await publish(number)
             try:
                 version = await self._database.run(
@@ -233,7 +235,7 @@ class PullRunner:
             except RegistryBusy:
                 continue
             else:
-                return made, version
+                return with_default_told(made, version, snapshot), version
         raise RegistryBusy(f"No number was free for a version of {arrival.plan.model_id}.")
 
     async def _load(self, version: Version) -> None:

@@ -288,4 +288,6 @@ def _narrows(change: FieldChange) -> bool:
     raised = new.get("min") is not None and (old.get("min") is None or new["min"] > old["min"])
     lowered = new.get("max") is not None and (old.get("max") is None or new["max"] < old["max"])
     fixed = bool(new.get("fixed")) and (not old.get("fixed") or new.get("default") != old.get("default"))
-    return raised or lowered or fixed
+    step = new.get("multiple_of")
+    coarser = step is not None and (old.get("multiple_of") or 1) % step != 0
+    return raised or lowered or fixed or coarser

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from serai.errors import InvalidInput
 
@@ -19,8 +21,15 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     default: Value = None
     min: float | None = None
     max: float | None = None
+    multiple_of: Annotated[int, Meta(ge=1)] | None = None
+    """What whole numbers must be multiples of: the sides of a picture, where a network halves them."""
     fixed: bool = False
     """A fixed parameter accepts its default and nothing else."""
+
+
+def plain(number: float) -> str:
+    """Return a number in digits: 1.67772e+07 says nothing to who must stay below it."""
+    return str(int(number)) if math.isfinite(number) and number == int(number) else repr(number)
 
 
 def default_steps(parameters: Mapping[str, Parameter]) -> int | None:
@@ -37,7 +46,7 @@ def check_parameters(parameters: Mapping[str, Parameter]) -> None:
     for name, parameter in parameters.items():
         field = f"parameters.{name}"
         if parameter.min is not None and parameter.max is not None and parameter.min > parameter.max:
-            raise InvalidInput.at(field, f"has min {parameter.min:g} above max {parameter.max:g}")
+            raise InvalidInput.at(field, f"has min {plain(parameter.min)} above max {plain(parameter.max)}")
         if parameter.fixed and parameter.default is None:
             raise InvalidInput.at(field, "is fixed and so needs a default")
         if parameter.default is not None:
@@ -83,12 +92,14 @@ def _check_value(name: str, parameter: Parameter, value: Value) -> None:
 
 def _check_bounds(name: str, parameter: Parameter, value: Value) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        if parameter.min is not None or parameter.max is not None:
+        if (parameter.min, parameter.max, parameter.multiple_of) != (None, None, None):
             raise InvalidInput.at(name, f"has bounds, so it must be a number, not {value!r}")
         return
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidInput.at(name, "must be a finite number")
     if parameter.min is not None and value < parameter.min:
-        raise InvalidInput.at(name, f"must be at least {parameter.min:g}, not {value!r}")
+        raise InvalidInput.at(name, f"must be at least {plain(parameter.min)}, not {value!r}")
     if parameter.max is not None and value > parameter.max:
-        raise InvalidInput.at(name, f"must be at most {parameter.max:g}, not {value!r}")
+        raise InvalidInput.at(name, f"must be at most {plain(parameter.max)}, not {value!r}")
+    if parameter.multiple_of is not None and value % parameter.multiple_of:
+        raise InvalidInput.at(name, f"must be a multiple of {parameter.multiple_of}, not {value!r}")

@@ -4,6 +4,7 @@ A plan is made by `policy.make_plan`. Whoever runs it calls `next_candidate` whe
 fails, and `finish` or `give_up` at the end; each answers with a new value.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from serai.errors import SeraiError
@@ -207,7 +208,7 @@ def _obstacle(
         return f"it cannot do {', '.join(sorted(lacking))}", Failure.UNAVAILABLE
     seconds = plan.situation.blocked_for(candidate.key)
     if seconds > 0:
-        return f"it failed a short while ago and is left alone for {seconds:.0f} s more", Failure.COOLDOWN
+        return f"it failed a short while ago and is left alone for {math.ceil(seconds)} s more", Failure.COOLDOWN
     if candidate.missing is not None and not accept_missing:
         return candidate.missing, Failure.UNAVAILABLE
     return None

@@ -10,6 +10,7 @@ On a service every order ends with the service's own targets and fallback chain,
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,6 +19,7 @@ from serai.errors import InvalidInput, NotFound
 from serai.registry.decision import Decision, Reason
 from serai.registry.errors import AliasNotFound, CandidateInCooldown, VersionNotFound
 from serai.registry.failure import QUIET, Situation
+from serai.registry.model import Model
 from serai.registry.plan import Plan, Request, Step, start
 from serai.registry.reference import AUTO, Reference, parse_reference
 from serai.registry.service import Service, Target
@@ -120,15 +122,17 @@ def _refuse_selector(reference: Reference) -> None:
 
 
 def _on_model(snapshot: RegistrySnapshot, request: Request, choice: Reference, situation: Situation) -> Plan:
+    entry = snapshot.find_model(choice.name)
+    if entry is not None:  # the wrong task is said before what the model lacks: pulling it would not help
+        _check_task(entry.model, request.task, choice)
     candidate = snapshot.resolve(choice)
-    _check_task(candidate, request.task, choice)
     error = refusal(candidate)
     if error is not None:
         raise error
     seconds = situation.blocked_for(candidate.key)
     if seconds > 0:
         raise CandidateInCooldown(
-            f"{candidate.name} failed a short while ago and is left alone for {seconds:.0f} s more.",
+            f"{candidate.name} failed a short while ago and is left alone for {math.ceil(seconds)} s more.",
             retry_after=seconds,
         )
     step = Step(reference=str(choice), origin="the model that the caller named", candidate=candidate)
@@ -142,11 +146,11 @@ def _on_model(snapshot: RegistrySnapshot, request: Request, choice: Reference, s
     return start(plan)
 
 
-def _check_task(candidate: Candidate, task: str | None, choice: Reference) -> None:
-    if task is not None and candidate.model.task != task:
+def _check_task(model: Model, task: str | None, choice: Reference) -> None:
+    if task is not None and model.task != task:
         raise InvalidInput.at(
             "model",
-            f"names {choice.name!r}, which does {candidate.model.task}, not {task}",
+            f"names {choice.name!r}, which does {model.task}, not {task}",
             hint=f"GET /models?task={task} lists the models that do.",
         )
 

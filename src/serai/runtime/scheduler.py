@@ -212,7 +212,7 @@ class Scheduler:
             self._ledger.start(entry, now)
             self._effects.append(Load(unit=entry.spec, device=entry.device, bytes=entry.spec.bytes))
         self._line.age(now)
-        self._effects += self._estimator.announce(self._expected(), self._ledger, now)
+        self._effects += self._estimator.announce(self._expected(), self._ledger, self._grants.values(), now)
         effects, self._effects = tuple(self._effects), []
         return effects
 

@@ -76,6 +76,11 @@ class Answer:
         return self._course.has_output
 
     @property
+    def load_s(self) -> float:
+        """How long the call has waited for a model to be loaded."""
+        return self._course.load_s
+
+    @property
     def course(self) -> Course:
         return self._course
 
@@ -144,6 +149,8 @@ class Answer:
 
     async def _admitted(self) -> None:
         """Wait for a place among the calls of the service."""
+        if self._turn.is_admitted:
+            return
         try:
             async with asyncio.timeout(self._course.remaining_s):
                 await self._turn.wait(self._channel.put)
@@ -151,7 +158,7 @@ class Answer:
             raise QueueTimeout("The service was not free in the time given.", retry_after=1.0) from None
 
     def _fail(self, error: SeraiError) -> None:
-        self.error = error
+        self.error = error.of_decision(self.id)
         self._course.abandon(error)
         self._finish(Failed.of(error))
 

@@ -13,7 +13,7 @@ from serai.clock import Clock
 from serai.engines.errors import RemoteFailed
 from serai.engines.remote.engine import RemoteEngine, RemoteTask
 from serai.engines.tasks import AnyTask
-from serai.errors import DeadlineExceeded, EngineFailed, InternalError, InvalidInput, SeraiError
+from serai.errors import DeadlineExceeded, EngineFailed, InternalError, InvalidInput, NotFound, SeraiError
 from serai.events import Done, Event, Failed, Loading, Output, Queued
 from serai.outbound import OutboundSecret
 from serai.registry.decision import Decision
@@ -63,6 +63,8 @@ class Course:
         self.first_output: float | None = None
         self.has_begun = asyncio.Event()
         """Set at the first output."""
+        self.load_s = 0.0
+        """How long it has waited for loads, of whichever candidate, as far as they are over."""
         self.failure: Failure | None = None
         """Of the last candidate that failed."""
         self.placement: Placement | None = None
@@ -74,6 +76,7 @@ class Course:
         self._task: AnyTask | None = None
         """For the first of the placements."""
         self._began = self.opened
+        self._loading_since: float | None = None
         self._is_trying = False
         self._is_running = False
         self._stream: Stream | None = None
@@ -199,6 +202,7 @@ class Course:
             keep_alive=call.keep_alive,
             watch=self._watch,
         ) as lease:
+            self._note_loaded()
             self._is_running = True
             stream = self._stream = lease.run(task, adapters=placement.adapters)
             try:
@@ -222,8 +226,17 @@ class Course:
     async def _reveal(self, name: str) -> OutboundSecret:
         try:
             return await self._parts.reveal(name)
-        except SeraiError as error:  # what is wrong with it is no mistake of the caller
-            raise RemoteFailed("The key of the server behind this model cannot be read.", hint=error.hint) from error
+        except NotFound as error:  # what is wrong with it is no mistake of the caller
+            raise RemoteFailed(
+                f"There is no secret {name} for the server behind this model.", hint=error.hint
+            ) from error
+        except InvalidInput as error:
+            problem = "cannot be sent: no header can carry its characters"
+            hint = f"An admin sets it anew with PUT /secrets/{name}."
+            raise RemoteFailed(f"The secret {name} of the server behind this model {problem}.", hint=hint) from error
+        except SeraiError as error:
+            message = f"The secret {name} of the server behind this model cannot be read."
+            raise RemoteFailed(message, hint=error.hint) from error
 
     async def _pass_on(self, events: Any) -> Done:
         """Put events into the channel, up to the last one, which is returned or raised."""
@@ -247,7 +260,14 @@ class Course:
             self.first_output = self._parts.clock.monotonic()
             self.has_begun.set()
 
+    def _note_loaded(self) -> None:
+        if self._loading_since is not None:
+            self.load_s += self._parts.clock.monotonic() - self._loading_since
+            self._loading_since = None
+
     def _watch(self, event: Queued | Loading) -> None:
+        if isinstance(event, Loading) and self._loading_since is None:
+            self._loading_since = self._parts.clock.monotonic()
         if isinstance(event, Loading):  # the unit may be loading under the name of another version that shares it
             model, version = self.plan.candidate.key
             event = Loading(model=model, version=version, fraction=event.fraction)
@@ -257,6 +277,7 @@ class Course:
 
     def _hop(self, error: Exception) -> bool:
         """Note the failure of the current candidate and go on to the next; False where there is or must be none."""
+        self._note_loaded()
         parts, before = self._parts, self.plan
         failure = self._failure_of(error)
         now = parts.clock.monotonic()

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from msgspec import UNSET
+
 from serai.errors import Conflict, EngineFailed, InvalidInput, SeraiError, Unavailable
 from serai.events import Failed
 
@@ -30,7 +32,8 @@ class NotInMemory(InvalidInput):
 def error_of(failed: Failed) -> SeraiError:
     """Return the error that an event tells of; one whose code nobody here knows is an `EngineFailed`."""
     kind = _named(failed.code)
-    return (kind or EngineFailed)(failed.message, hint=failed.hint)
+    details = None if failed.details is UNSET else failed.details
+    return (kind or EngineFailed)(failed.message, hint=failed.hint, details=details)
 
 
 def _named(code: str) -> type[SeraiError] | None:

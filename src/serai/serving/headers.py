@@ -8,13 +8,15 @@ from serai.registry.decision import Decision, Outcome
 from serai.registry.rules import RegistryRules
 from serai.registry.version import Status, Version
 
+DECISION = "X-Serai-Decision"
+
 
 def decision_headers(decision: Decision, decision_id: str) -> dict[str, str]:
     """Return who answers, why, and in place of whom: 'm@2.0.0=failed, n@1.0.0=skipped'."""
     headers = {
         "X-Serai-Model": f"{decision.model}@{decision.version}",
         "X-Serai-Reason": decision.reason.value,
-        "X-Serai-Decision": decision_id,
+        DECISION: decision_id,
     }
     if decision.fell_back:
         before = [link for link in decision.chain[:-1] if link.outcome in (Outcome.FAILED, Outcome.SKIPPED)]

@@ -1,6 +1,7 @@
 """What serving counts, for Prometheus. Labels are words of fixed lists; no service, model or owner is among them."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from types import MappingProxyType
 from typing import Final
 
@@ -34,8 +35,17 @@ class ServingMetrics(Collector):
         self.dropped = _counter("serai_decisions_dropped_total")
         name = "serai_first_output_seconds"
         self.first_output = Histogram(name, METRICS[name], ["outcome"], buckets=_SECONDS, registry=None)
+        # To ask for a series by its labels costs more than to count in it.
+        self._decisions = cache(lambda reason, outcome: self.decisions.labels(reason=reason, outcome=outcome))
+        self._first_output = cache(lambda outcome: self.first_output.labels(outcome=outcome))
         self.in_flight: Callable[[], int] = int
         self.circuits: Callable[[], int] = int
+
+    def count_call(self, reason: str, outcome: str, first_output_s: float | None) -> None:
+        """Count a call that ended, and the seconds to its first output if there was one."""
+        self._decisions(reason, outcome).inc()
+        if first_output_s is not None:
+            self._first_output(outcome).observe(first_output_s)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics, from memory."""

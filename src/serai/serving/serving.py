@@ -8,13 +8,12 @@ async with answer:
 
 from dataclasses import dataclass
 
-import msgspec
 import structlog
 
 from serai.errors import SeraiError, Unavailable
 from serai.ids import NewId
 from serai.registry.failure import Failure, Situation
-from serai.registry.plan import Plan
+from serai.registry.plan import Plan, Request, next_candidate
 from serai.registry.policy import make_plan
 from serai.registry.registry import Registry
 from serai.registry.service import Limits
@@ -87,9 +86,29 @@ class Serving:
             await course.prepare()
         except BaseException as error:
             turn.release()
-            self._refuse(id_, call, course, error)
+            if isinstance(error, SeraiError) and course.failure is not None and not course.failure.is_final:
+                self._enter(id_, call, course, error)
+                raise error.of_decision(id_) from None
+            course.abandon(Unavailable("The call was not begun."))  # a caller's own mistake, or a departure
             raise
         return self._start(id_, call, course, channel, turn, snapshot)
+
+    async def check(self, request: Request) -> None:
+        """Raise what `open` raises for a request that nobody here can ever answer, as the registry stands.
+
+        Nothing is loaded; who failed a short while ago is no reason to refuse.
+        """
+        plan = make_plan(await self._registry.current(), request)
+        while True:
+            try:
+                await self._parts.placer.place(plan.candidate)
+            except SeraiError as error:
+                after = next_candidate(plan, Failure.UNAVAILABLE, error=error.message.rstrip("."))
+                if after is None:
+                    raise
+                plan = after
+            else:
+                return
 
     def situation(self) -> Situation:
         """Return who is left alone for now, and who is loaded: what a decision reads besides the registry."""
@@ -134,21 +153,13 @@ class Serving:
         self._answers.add(answer)
         return answer
 
-    def _refuse(self, id_: str, call: Call, course: Course, error: BaseException) -> None:
-        """Enter a call that nobody could even try; a caller's own mistake and a departure are no decisions."""
-        if isinstance(error, SeraiError) and course.failure is not None and not course.failure.is_final:
-            self._enter(id_, call, course, error)
-        else:
-            course.abandon(Unavailable("The call was not begun."))
-
     def _enter(self, id_: str, call: Call, course: Course, error: SeraiError | None) -> None:
         """Count, log and store how a call ended."""
         parts, decision = self._parts, course.final or course.plan.decision
         outcome = "served" if error is None else "cancelled" if course.failure is Failure.CANCELLED else "failed"
         now = parts.clock.monotonic()
-        parts.metrics.decisions.labels(reason=decision.reason.value, outcome=outcome).inc()
-        if course.first_output is not None:
-            parts.metrics.first_output.labels(outcome=outcome).observe(course.first_output - course.opened)
+        first_s = None if course.first_output is None else course.first_output - course.opened
+        parts.metrics.count_call(decision.reason.value, outcome, first_s)
         engine = "" if course.placement is None else course.placement.engine.name
         document = {
             **decision.document(),
@@ -168,7 +179,7 @@ class Serving:
                 version=decision.version,
                 reason=decision.reason.value,
                 owner_id=call.owner,
-                document=msgspec.to_builtins(document),
+                document=document,
             )
         )
 

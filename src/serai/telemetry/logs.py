@@ -14,6 +14,7 @@ import logging
 import os
 import queue
 import sys
+import threading
 import traceback
 from collections.abc import Callable, MutableMapping
 from contextlib import ExitStack
@@ -34,8 +35,10 @@ Line = dict[str, Plain]
 
 MODEL_LOGGERS: Final = ("serai.engines", "serai.models", "serai.pulls", "serai.runtime", "serai.serving")
 _QUEUE_LENGTH: Final = 10_000
+_GATHERED_S: Final = 0.01
 _MAX_TRACE: Final = 32_768
 """Characters of a traceback that are kept: the last ones, which name the error."""
+_BARE: Final = vars(logging.makeLogRecord({}))
 _OURS: Final = frozenset({"timestamp", "level", "logger", "event", "exc_info", "stack_info"})
 
 # Loggers that say too much at their own level: every URL, every statement, every selector.
@@ -61,7 +64,7 @@ def configure(
         _undo.close()
         raise ConfigurationError(f"The log files cannot be opened: {error.strerror}.", hint="Check `home`.") from error
     lines: queue.Queue[logging.LogRecord | None] = queue.Queue(_QUEUE_LENGTH)
-    listener = _Writer(lines, *handlers, respect_handler_level=True)
+    listener = _Writer(lines, *handlers)
     listener.start()
     _undo.callback(listener.stop)
     _take_over_standard_loggers(_Maker(lines), number)
@@ -95,7 +98,9 @@ class _Maker(QueueHandler):
         line = _line(record)
         if self._lost:
             line["lines_lost"] = self._lost
-        return logging.makeLogRecord({"name": record.name, "levelno": record.levelno, "msg": line})
+        made = logging.LogRecord.__new__(logging.LogRecord)  # whose __init__ would look up the time and the thread
+        made.__dict__.update(_BARE, name=record.name, levelno=record.levelno, levelname=record.levelname, msg=line)
+        return made
 
     def enqueue(self, record: logging.LogRecord) -> None:
         try:
@@ -107,7 +112,25 @@ class _Maker(QueueHandler):
 
 
 class _Writer(QueueListener):
+    """Writes lines that come within a moment together: waking this thread for each would hold up the event loop."""
+
+    def __init__(self, lines: "queue.Queue[logging.LogRecord | None]", *handlers: logging.Handler) -> None:
+        super().__init__(lines, *handlers, respect_handler_level=True)
+        self._lines = lines
+        self._is_stopping = threading.Event()
+
+    def dequeue(self, block: bool) -> logging.LogRecord:
+        if not self._lines.empty():
+            return super().dequeue(block)
+        for handler in self.handlers:
+            if isinstance(handler, _PrivateFile):  # a terminal has its lines already
+                handler.flush()
+        line = super().dequeue(block)
+        self._is_stopping.wait(_GATHERED_S)
+        return line
+
     def enqueue_sentinel(self) -> None:
+        self._is_stopping.set()
         cast("queue.Queue[None]", self.queue).put(None)  # waits for room, where the base class would raise
 
 
@@ -121,11 +144,32 @@ class _Formatter(logging.Formatter):
 
 
 class _PrivateFile(RotatingFileHandler):
-    """A rotating file that only the server's own user can read."""
+    """A rotating file that only the server's own user can read. Lines reach it with `flush`.
+
+    How large it is, is counted: the base class asks the system, and makes each line twice, for every line.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = f"{self.format(record)}\n"
+            size = len(line.encode())
+            if self.maxBytes and self._size + size >= self.maxBytes:
+                self.doRollover()
+            cast("TextIOWrapper", self.stream).write(line)
+            self._size += size
+        except Exception:  # noqa: BLE001 - as every handler: what cannot be written is told on stderr
+            self.handleError(record)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except (OSError, ValueError):  # the disk is full: what waits is tried again with the next lines
+            self.handleError(logging.makeLogRecord({"msg": "Lines could not be written."}))
 
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.fchmod(descriptor, 0o600)
+        self._size = os.fstat(descriptor).st_size
         return os.fdopen(descriptor, "a", encoding="utf-8")
 
 
@@ -138,9 +182,14 @@ def _line(record: logging.LogRecord) -> Line:
         "logger": record.name,
         "event": redact(fields.get("event")),
     }
-    context = {"request_id": current_request_id(), "caller": current_caller()}
-    line.update((name, value) for name, value in context.items() if value is not None)
-    line.update((name, redact(value, name)) for name, value in fields.items() if name not in _OURS)
+    request_id, caller = current_request_id(), current_caller()
+    if request_id is not None:
+        line["request_id"] = request_id
+    if caller is not None:
+        line["caller"] = caller
+    for name, value in fields.items():
+        if name not in _OURS:
+            line[name] = redact(value, name)
     trace = _trace(record.exc_info or fields.get("exc_info"))
     if trace:
         if len(trace) > _MAX_TRACE:
@@ -197,6 +246,10 @@ def _take_over_standard_loggers(handler: logging.Handler, level: int) -> None:
     root.setLevel(level)
     root.addHandler(handler)
     _undo.callback(root.removeHandler, handler)
+    for name in ("_srcfile", "logThreads", "logMultiprocessing", "logProcesses"):
+        # Where a line was logged is not told, and so not looked up (the way of the library's HOWTO, "Optimization").
+        _undo.callback(setattr, logging, name, getattr(logging, name))
+        setattr(logging, name, None)
     for name in (*_QUIET, *_UVICORN):
         logger = logging.getLogger(name)
         _undo.callback(_restore, logger, logger.level, logger.handlers[:], logger.propagate)

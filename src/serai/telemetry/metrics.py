@@ -1,5 +1,6 @@
 """What Prometheus reads at /metrics. Every label has few values: routes are templates, never paths."""
 
+from functools import cache
 from types import MappingProxyType
 from typing import Final
 
@@ -37,6 +38,9 @@ class Metrics:
         self.registry = CollectorRegistry(auto_describe=True)
         self._requests = self._counter("serai_http_requests_total", "method", "route", "status")
         self._request_seconds = self._histogram("serai_http_request_seconds", _REQUEST_SECONDS, "method", "route")
+        # To ask for a series by its labels costs more than to count in it.
+        self._request = cache(lambda method, route, status: self._requests.labels(method, route, str(status)))
+        self._seconds = cache(self._request_seconds.labels)
         name = "serai_http_requests_in_flight"
         self.requests_in_flight = Gauge(name, METRICS[name], registry=self.registry)
         self.rate_limited = self._counter("serai_rate_limited_total", "scope")
@@ -51,8 +55,8 @@ class Metrics:
         """Count an answered request. `route` is the template that matched (`/models/{id}`), None if none did."""
         known_method = method if method in _METHODS else OTHER  # a client may invent methods without end
         known_route = route if route is not None else OTHER
-        self._requests.labels(method=known_method, route=known_route, status=str(status)).inc()
-        self._request_seconds.labels(method=known_method, route=known_route).observe(seconds)
+        self._request(known_method, known_route, status).inc()
+        self._seconds(known_method, known_route).observe(seconds)
 
     def register(self, collector: Collector) -> None:
         """Add another part's metrics; `collect()` runs while /metrics is answered and must not block."""

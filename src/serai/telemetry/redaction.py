@@ -65,13 +65,15 @@ def redact(value: object, name: str = "", depth: int = _MAX_DEPTH) -> Plain:
         return value
     if is_secret_name(name):
         return STARS
+    if isinstance(value, str):
+        return redact_text(value)
     if isinstance(value, int | float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"
-    if isinstance(value, Mapping | Sequence | AbstractSet) and not isinstance(value, str):
+    if isinstance(value, Mapping | Sequence | AbstractSet):
         return _redact_items(value, depth - 1) if depth else f"<{len(value)} items>"
-    return redact_text(value if isinstance(value, str) else _describe(value))
+    return redact_text(_describe(value))
 
 
 def _redact_items(value: Mapping[object, object] | Sequence[object] | AbstractSet[object], depth: int) -> Plain:

@@ -55,6 +55,11 @@ async def test_their_whole_life(server_on_both: Running) -> None:
     assert (await said(user.get("/whoami")))["disk_used_bytes"] == len(content)
     fetched = await user.get(made["content_url"])
     assert (fetched.status_code, fetched.content) == (200, content)
+    head = await user.head(made["content_url"])
+    assert (head.status_code, head.content) == (200, b"")
+    assert {name: head.headers[name] for name in ("content-length", "etag", "content-type")} == {
+        name: fetched.headers[name] for name in ("content-length", "etag", "content-type")
+    }
     told = await said(user.delete(f"/files/{made['id']}?dry_run=1"))
     assert [change["action"] for change in told["changes"]] == ["files.remove"]
     assert await said(user.get(f"/files/{made['id']}")) == made

@@ -115,18 +115,20 @@ REFUSED: list[tuple[dict[str, Any], int, str, str | None]] = [
     ({"settings": {"guidance_scale": 2}}, 422, "INVALID_INPUT", "settings.guidance_scale"),
     ({"settings": {"seed": -1}}, 422, "INVALID_INPUT", "settings.seed"),
     ({"settings": {"format": "gif"}}, 422, "INVALID_INPUT", "settings.format"),
-    ({"settings": {"colour": 1}}, 422, "INVALID_INPUT", "settings"),
+    ({"settings": {"colour": 1}}, 422, "INVALID_INPUT", "settings.colour"),
     ({"settings": {"strength": 0.5}}, 422, "INVALID_INPUT", "settings.strength"),
     ({"settings": {"adapters": [{"id": "none"}]}}, 422, "INVALID_INPUT", "settings.adapters[0].id"),
-    ({"settings": {"adapters": [{"id": "a", "scale": 9}]}}, 422, "INVALID_INPUT", "settings.adapters.0.scale"),
+    ({"settings": {"adapters": [{"id": "a", "scale": 9}]}}, 422, "INVALID_INPUT", "settings.adapters[0].scale"),
     ({"settings": None}, 422, "INVALID_INPUT", "settings"),
     ({"prompt": "x" * 100_000}, 422, "INVALID_INPUT", "prompt"),
+    *(({"prompt": prompt}, 422, "INVALID_INPUT", "prompt") for prompt in ("", "  ", "\n\t")),
     ({"prompt": 5}, 422, "INVALID_INPUT", "prompt"),
     ({"negative_prompt": "x" * 4001}, 422, "INVALID_INPUT", "negative_prompt"),
     ({"model": "nobody"}, 404, "MODEL_NOT_FOUND", None),
     ({"model": "painter@9.9.9"}, 404, "VERSION_NOT_FOUND", None),
     ({"service": "nobody", "model": None}, 404, "SERVICE_NOT_FOUND", None),
     ({"model": "talker"}, 422, "INVALID_INPUT", "model"),
+    ({"model": "lips"}, 422, "INVALID_INPUT", "model"),
     ({"model_id": "other"}, 422, "INVALID_INPUT", "model_id"),
     ({"image": "file_00000000000000000000000000"}, 404, "FILE_NOT_FOUND", None),
     ({"mask": "file_00000000000000000000000000"}, 422, "INVALID_INPUT", "mask"),
@@ -142,6 +144,8 @@ async def test_what_is_wrong_is_refused_before_anything_is_queued(studio: Runnin
     """4xx that names the field, by both paths; the message of a bound holds it and the number."""
     admin = studio.admin
     await said(admin.post("/models", json={**PAINTER, "id": "talker", "task": "chat", "parameters": {}}), 201)
+    unpulled = {"task": "lip-sync", "source": {"kind": "hub", "repo": "o/lips"}, "licence": "MIT"}
+    await said(admin.post("/models", json={"id": "lips", "version": "1.0.0", **unpulled}), 201)
     for change, status, code, field in REFUSED:
         body = {"model": "painter", "prompt": "a red fox", **change}
         error = await refused(admin.post(GENERATIONS, json=body), status, code, field)
@@ -149,12 +153,17 @@ async def test_what_is_wrong_is_refused_before_anything_is_queued(studio: Runnin
         old = {**body, "model_id": body.get("model_id") or body.pop("model")}
         answer = await admin.post("/api/generate", json=old)
         assert answer.status_code == (400 if status == 422 else status), (change, answer.text)
-    for width, bound in ((136, "128"), (24, "32"), (0, "8")):
+    for width, bound in ((136, "128"), (24, "32"), (0, "32"), (-8, "32"), (8200, "128")):
         error = await refused(
             admin.post(GENERATIONS, json={"prompt": "x", "settings": {"width": width}}), 422, "INVALID_INPUT"
         )
         assert bound in error["message"]
         assert str(width) in error["message"]
+        assert "GET /models/painter" in error["hint"]
+    told = await refused(
+        admin.post(GENERATIONS, json={"prompt": "x", "settings": {"format": "gif"}}), 422, "INVALID_INPUT"
+    )
+    assert "jpeg, png, webp" in told["message"]
     for content, kind, status in (
         (b'{"prompt": NaN}', "application/json", 400),
         (b"prompt=x", "application/json", 400),

@@ -60,6 +60,13 @@ async def test_a_file_is_for_ever_the_same_and_is_read_in_ranges(studio: Running
         assert part.headers["content-range"] == f"bytes {first}-{end - 1}/{size}"
     for asked in ("bytes=0-1,3-4", "bytes=9-2", "bytes=-", "bytes=x", "items=0-1"):
         assert (await admin.get(picture["url"], headers={"range": asked})).status_code == 200, asked
+    for path in (picture["url"], picture["thumb_url"], f"/api/image/{picture['id']}"):
+        for headers in ({}, {"range": "bytes=0-9"}, {"if-none-match": "*"}):
+            head, got = await admin.head(path, headers=headers), await admin.get(path, headers=headers)
+            assert (head.status_code, head.content) == (got.status_code, b"")
+            same = ("content-length", "content-type", "etag", "cache-control", "content-range")
+            assert [head.headers.get(name) for name in same] == [got.headers.get(name) for name in same]
+    assert (await admin.head("/images/img_none")).status_code == 404
     stale = await admin.get(picture["url"], headers={"range": "bytes=0-9", "if-range": '"other"'})
     assert stale.status_code == 200
     for path in (picture["url"], f"/api/image/{picture['id']}"):
@@ -103,6 +110,12 @@ async def test_a_wrong_search_is_refused(studio: Running) -> None:
     wrong = ("limit=0", "limit=201", "cursor=x", "cursor=YWJj", "from=5", "to=2026-01-01", "favourite=perhaps", "q=x")
     for asked in wrong:
         await refused(studio.admin.get(f"/images?{asked}"), 422, "INVALID_INPUT", asked.partition("=")[0])
+    by_version = {"model": "painter@1.0.0"}
+    for call in (
+        studio.admin.get("/images", params=by_version),
+        studio.admin.post("/images/archive", json={"filter": by_version}),
+    ):
+        assert "model=painter" in (await refused(call, 422, "INVALID_INPUT", "model"))["hint"]
 
 
 async def test_marks_and_removal_are_audited_and_can_be_rehearsed(studio: Running) -> None:

@@ -63,13 +63,16 @@ async def test_last_event_id_resumes_behind_it(server: Running) -> None:
     assert numbers(by_header.text) == numbers(by_parameter.text) == every[1:]
 
 
-@pytest.mark.parametrize("last", ["-1", "99", str(2**63), "x", "1.5", "", "１"])
+@pytest.mark.parametrize("last", ["-1", "99", str(2**63), "9" * 50, "x", "1.5", "", "１"])
 async def test_an_event_id_of_another_stream_is_refused(server: Running, last: str) -> None:
     """What this job never numbered is 422, before the stream opens."""
     job_id = await submit(server.admin)
     await ended(server.admin, job_id)
     answer = await server.admin.get(f"/jobs/{job_id}/events", headers={"last-event-id": last.encode()})
     assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["details"][0]["field"] == "Last-Event-ID"
+    behind = await server.admin.get(f"/jobs/{job_id}/events?after=99")
+    assert behind.json()["error"]["details"][0]["field"] == "after"
 
 
 async def test_an_idempotency_key_gives_the_same_job(server_on_both: Running) -> None:

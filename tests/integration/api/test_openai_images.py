@@ -10,11 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 
 from corpus.images import IMAGES
 from corpus.specimen import Specimen
 from serai.api.openai.images_urls import sign
+from serai.storage import links
+from serai.storage.tables.blobs import blob_links
 from support.api import Running, running
 from support.waiting import eventually
 
@@ -95,8 +98,19 @@ async def jobs(server: Running) -> list[dict[str, Any]]:
 
 
 async def nothing_is_left(server: Running, client: httpx.AsyncClient | None = None) -> None:
-    """Fail if a file of a call is still there."""
+    """Fail if a call left a file, or bytes that count against anybody's quota."""
+    assert await used(server) == 0
     assert (await (client or server.admin).get("/files")).json()["items"] == []
+
+
+async def used(server: Running) -> int:
+    """Return the bytes that count against quotas."""
+
+    def held(connection: Any) -> int:
+        owners = connection.execute(sa.select(blob_links.c.owner_id).distinct()).scalars()
+        return sum(links.usage(connection, owner) for owner in owners)
+
+    return int(await server.app.state.parts.database.read(held))
 
 
 # Generations
@@ -117,7 +131,9 @@ async def test_pictures_come_whole(app: Running) -> None:
     assert [opened(entry).size for entry in told["data"]] == [(64, 48)] * 2
     assert told["usage"]["total_tokens"] == 0
     assert answer.headers["x-serai-model"] == "painter@1.0.0"
-    assert answer.headers["x-serai-job"] == (await jobs(app))[0]["id"]
+    (job,) = await jobs(app)
+    assert answer.headers["x-serai-job"] == job["id"]
+    assert answer.headers["x-serai-decision"] == job["decision"]["id"]
     kept = await app.admin.get(f"/images/{told['data'][0]['id']}")
     assert kept.content == base64.b64decode(told["data"][0]["b64_json"])
     again = (await draw(app, n=2, seed=5)).json()
@@ -173,6 +189,7 @@ async def test_what_is_wrong_is_refused_before_anything_is_queued(app: Running) 
     await painter(app, "talker", task="chat")
     for fields, param in (
         ({"size": "65x48"}, "size"),
+        ({"model": "starter-image", "size": "136x128"}, "size"),
         ({"size": "huge"}, "size"),
         ({"n": 9}, "n"),
         ({"prompt": ""}, "prompt"),
@@ -196,6 +213,7 @@ async def test_a_job_that_fails_is_told_once(app: Running) -> None:
     answer = await draw(app, model="broken")
     assert refusal(answer, 503)["code"] == "model_failed"
     assert answer.headers["x-should-retry"] == "false"
+    assert answer.headers["x-serai-decision"] == (await jobs(app))[0]["decision"]["id"]
     streamed = await draw(app, model="broken", stream=True)
     refusal(streamed, 503)
 
@@ -255,8 +273,11 @@ async def test_a_stream_shows_partial_pictures(app: Running) -> None:
     last = events[-1][1]
     assert (opened(last).size, last["size"], last["usage"]["total_tokens"]) == ((64, 48), "64x48", 0)
     assert last["b64_json"] == (await draw(app, seed=3)).json()["data"][0]["b64_json"]
-    kinds = [kind for kind, _ in events_of(await draw(app, stream=True))]
-    assert kinds == ["image_generation.completed"]
+    bare = await draw(app, stream=True)
+    assert [kind for kind, _ in events_of(bare)] == ["image_generation.completed"]
+    decision_id = (await jobs(app))[0]["decision"]["id"]
+    assert bare.headers.get("x-serai-decision", decision_id) == decision_id
+    assert "x-serai-decision" in bare.headers or f": X-Serai-Decision: {decision_id}" in bare.text
 
 
 async def test_an_error_in_a_stream_is_its_last_event(app: Running) -> None:
@@ -275,7 +296,7 @@ async def test_an_error_in_a_stream_is_its_last_event(app: Running) -> None:
 
 
 async def test_an_edit_paints_where_the_mask_is_clear(app: Running) -> None:
-    """All else stays as it was; nothing of what was sent is kept."""
+    """All else stays as it was; what was sent is held by the job, and goes with it."""
     red, box = (200, 0, 0), (0, 0, 32, 48)
     mask = png((0, 0, 0, 255), clear=box)
     answer = await edit(app.admin, png(red), mask, size="64x48", strength="1", seed="1")
@@ -283,7 +304,45 @@ async def test_an_edit_paints_where_the_mask_is_clear(app: Running) -> None:
     drawn = opened(answer.json()["data"][0])
     assert drawn.crop((36, 0, 64, 48)).getcolors() == [(28 * 48, red)]
     assert red not in {colour for _, colour in drawn.crop((0, 0, 28, 48)).getcolors(10_000) or ()}
+    assert await used(app) > len(png(red)) + len(base64.b64decode(answer.json()["data"][0]["b64_json"]))
+    await all_is_removed(app)
     await nothing_is_left(app)
+
+
+async def all_is_removed(server: Running) -> None:
+    """Remove the jobs and their pictures."""
+    for path, items in (("jobs", await jobs(server)), ("images", (await server.admin.get("/images")).json()["items"])):
+        for one in items:
+            removed = await server.admin.delete(f"/{path}/{one['id']}")
+            assert removed.status_code == 204, removed.text
+
+
+async def test_an_edit_that_failed_is_tried_again(app: Running, tmp_path: Path) -> None:
+    """With what was sent with the call, which the jobs hold: also when the first of them is gone."""
+    gate, box = tmp_path / "gate", (0, 0, 32, 48)
+    await painter(app, "stuck", step_gate=str(gate))
+    mask = png((0, 0, 0, 255), clear=box)
+    fields = {"model": "stuck", "size": "64x48", "strength": "1", "seed": "1"}
+    refusal(await edit(app.admin, png((200, 0, 0)), mask, **fields, timeout="1"), 408)
+    await job_is(app, "cancelled")
+    (first,) = await jobs(app)
+    again = await app.admin.post(f"/jobs/{first['id']}/retry")
+    assert again.status_code == 202, again.text
+    assert (await app.admin.delete(f"/jobs/{first['id']}")).status_code == 204
+    await app.app.state.parts.database.run(links.forget_unreferenced, app.app.state.parts.clock.now())
+    gate.touch()
+    await job_is(app, "succeeded")
+    (job,) = await jobs(app)
+    picture = Image.open(io.BytesIO((await app.admin.get(job["result"]["images"][0]["url"])).content))
+    assert picture.crop((36, 0, 64, 48)).getcolors() == [(28 * 48, (200, 0, 0))]
+    told = (await app.admin.get(f"/images/{job['result']['images'][0]['id']}/metadata")).json()["request"]
+    same = await app.admin.post("/images/generations", json=told)
+    assert same.status_code == 202, same.text
+    await job_is(app, "succeeded")
+    assert len({one["result"]["images"][0]["sha256"] for one in await jobs(app)}) == 1
+    other = await app.make_user("ann", "user")
+    stolen = await other.post("/images/generations", json=told)
+    assert stolen.status_code == 404, stolen.text
 
 
 async def test_without_a_mask_the_whole_picture_is_painted(app: Running) -> None:
@@ -293,15 +352,13 @@ async def test_without_a_mask_the_whole_picture_is_painted(app: Running) -> None
         assert answer.status_code == 200, answer.text
         width, height = opened(answer.json()["data"][0]).size
         assert width == 2 * height
-    await nothing_is_left(app)
 
 
 async def test_an_edit_streams(app: Running) -> None:
-    """Under its own names; the file that was sent stays until the end, and goes then."""
+    """Under its own names."""
     answer = await edit(app.admin, png((1, 2, 3)), size="64x48", stream="true", partial_images="1")
     kinds = [kind for kind, _ in events_of(answer)]
     assert kinds == ["image_edit.partial_image", "image_edit.completed"]
-    await nothing_is_left(app)
 
 
 async def test_wrong_forms_are_refused(app: Running) -> None:
@@ -324,7 +381,7 @@ async def test_wrong_forms_are_refused(app: Running) -> None:
         ([("image", picture)], {"image": "text"}, "image"),
         ([("image", picture)], {"unknown": "1"}, "unknown"),
         ([("image", picture)], {"size": "65x48"}, "size"),
-        ([("image", picture)], {"adapters": '[{"id": 3}]'}, "adapters.0.id"),
+        ([("image", picture)], {"adapters": '[{"id": 3}]'}, "adapters[0].id"),
     ):
         sent = [(name, ("x.png", content, "image/png")) for name, content in files]
         body = {"model": "painter", "prompt": "a hill", **data}

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from support.api import ROLES, Running, running
-from support.picture_api import add_painter, drawn
+from support.picture_api import add_painter, drawn, ended, submitted
+from support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +56,17 @@ async def a_picture(client: httpx.AsyncClient) -> str:
     return str((await drawn(client))[0]["id"])
 
 
+async def a_decision(client: httpx.AsyncClient) -> str:
+    job_id = await submitted(client)
+    decision_id = str((await ended(client, job_id))["decision"]["id"])
+
+    async def is_stored() -> bool:
+        return (await client.get(f"/decisions/{decision_id}")).status_code == 200
+
+    await eventually(is_stored, seconds=60)
+    return decision_id
+
+
 OWNED: dict[str, Callable[[httpx.AsyncClient], Awaitable[str]]] = {
     "key_id": a_key,
     "file_id": a_file,
@@ -62,6 +74,7 @@ OWNED: dict[str, Callable[[httpx.AsyncClient], Awaitable[str]]] = {
     "session_id": a_session,
     "response_id": a_response,
     "image_id": a_picture,
+    "decision_id": a_decision,
 }
 """Path parameter → how a user comes to have one. What belongs to nobody in particular is in SHARED."""
 

@@ -73,6 +73,21 @@ async def test_what_is_no_secret_is_refused(server: Running) -> None:
     assert (await said(server.admin.get("/secrets")))["items"] == []
 
 
+@pytest.mark.parametrize("value", ["sk-…", "schlüssel", "a\nb", "a\r", "\x00a", "a\x7f", " a", "a ", "a\tb", "\u00a0"])
+async def test_a_value_that_no_header_can_carry_is_refused(server: Running, value: str) -> None:
+    """When it is set, and not at the first call with it: with the field and what to do."""
+    body = {"value": value, "origins": [HUB]}
+    for query in ("", "?dry_run=1"):
+        answer = await server.admin.put(f"/secrets/hub{query}", json=body)
+        error = answer.json()["error"]
+        if "\x00" in value:  # which no JSON may hold
+            assert answer.status_code == 400 or error["details"][0]["field"] == "value"
+            continue
+        assert (answer.status_code, error["details"][0]["field"]) == (422, "value")
+        assert error["hint"]
+    assert (await said(server.admin.get("/secrets")))["items"] == []
+
+
 async def test_a_value_from_outside_needs_its_origins_only(tmp_path: Path) -> None:
     """SERAI_SECRET_HUB gives the value; the API says so, and never what it is."""
     async with running(tmp_path / "home", secrets={"hub": VALUE}) as server:

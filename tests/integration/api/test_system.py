@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,29 @@ class TestPages:
         assert (sent.status_code, sent.headers["location"]) == (303, "/")
         assert (await server.admin.get("/docs")).status_code == 200
         await said(server.anonymous.get("/openapi.json"), 401)
+
+    async def test_the_description_is_made_once_and_keeps_nobody_waiting(self, server: Running) -> None:
+        """In a thread, for all who ask meanwhile; others are answered while it is made."""
+        make, gate, makers = server.app.openapi, threading.Event(), list[int]()
+
+        def making() -> dict[str, Any]:
+            makers.append(threading.get_ident())
+            assert gate.wait(300)
+            return make()
+
+        server.app.openapi = making  # type: ignore[method-assign]
+        asked = [asyncio.create_task(server.admin.get("/openapi.json")) for _ in range(3)]
+        try:
+            await said(server.anonymous.get("/live"))
+            assert not any(one.done() for one in asked)
+        finally:
+            gate.set()
+        first, *others = [await one for one in asked]
+        assert first.json()["openapi"]
+        assert (await server.admin.get("/openapi.json")).content == first.content
+        assert {one.content for one in others} == {first.content}
+        assert len(makers) == 1
+        assert makers[0] != threading.get_ident()
 
     async def test_nothing_is_fetched_from_elsewhere(self, server: Running) -> None:
         """Every link of our pages and scripts stays here, and the policy of the page forbids any other."""

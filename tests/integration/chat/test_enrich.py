@@ -8,6 +8,7 @@ from serai.auth.callers import NOBODY_ASKED
 from serai.chat.enrich import MAX_PROMPT, STYLES, Enriched, enrich
 from serai.chat.errors import NoEnricher
 from serai.errors import EngineFailed, InvalidInput
+from serai.registry import bindings
 from serai.registry.errors import ModelNotFound
 from support.chat_stage import ChatStage
 
@@ -70,6 +71,19 @@ async def test_a_failure_of_the_writer_is_told(chats: ChatStage) -> None:
     chats.model("breaks", fail="run")
     with pytest.raises(EngineFailed):
         await written(chats, model="breaks")
+
+
+async def test_where_a_service_fails_the_next_one_writes(chats: ChatStage) -> None:
+    """One that cannot load, and one that breaks off; when all fail, each of them is named with why."""
+    for id_, fail in (("a", "load"), ("b", "run"), ("c", "")):
+        chats.model(id_, **({"fail": fail} if fail else {}))
+        chats.stage.service(id_, id_=f"talk-{id_}")
+    assert (await written(chats)).model == "c"
+    chats.stage.desk.do(bindings.delete_service, "talk-c")
+    with pytest.raises(NoEnricher, match=r"talk-b: .+") as refused:
+        await written(chats)
+    assert isinstance(refused.value.details, list)
+    assert {entry["candidate"] for entry in refused.value.details} >= {"talk-b"}
 
 
 async def test_what_is_written_is_a_prompt(chats: ChatStage) -> None:

@@ -52,6 +52,49 @@ async def test_a_service_answers_by_its_name(chats: ChatStage) -> None:
         assert answer.json()["decision"]["service"] == "s"
 
 
+@pytest.mark.parametrize("keep_alive", [60, 0.5, "10m", "1h30m", "60", -1, 0])
+async def test_how_long_a_model_stays_is_said_in_seconds_or_as_a_duration(chats: ChatStage, keep_alive: Any) -> None:
+    """In the same forms as Ollama's clients have, at every call."""
+    chats.model("m")
+    for path in ("/chat", "/v1/chat/completions"):
+        assert (await chats.post(path, model="m", messages=HI, keep_alive=keep_alive)).status_code == 200
+    assert (await chats.post("/v1/responses", model="m", input="x", keep_alive=keep_alive)).status_code == 200
+
+
+@pytest.mark.parametrize("keep_alive", ["10 minutes", "", True, [], 10**9, "x"])
+async def test_another_word_for_how_long_is_refused(chats: ChatStage, keep_alive: Any) -> None:
+    """422 with the field and nothing behind it."""
+    chats.model("m")
+    answer = await chats.post("/chat", model="m", messages=HI, keep_alive=keep_alive)
+    assert (answer.status_code, answer.json()["error"]["details"][0]["field"]) == (422, "keep_alive")
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"temperature": "0.5"}, "temperature"),
+        ({"timeout": "x"}, "timeout"),
+        ({"stop": 5}, "stop"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ],
+)
+async def test_a_wrong_field_is_named_as_it_was_sent(chats: ChatStage, given: dict[str, Any], field: str) -> None:
+    """Without the types that it might have had."""
+    chats.model("m")
+    answer = await chats.post("/chat", **{"model": "m", "messages": HI, **given})
+    (entry,) = answer.json()["error"]["details"]
+    assert (answer.status_code, entry["field"]) == (422, field)
+
+
+async def test_what_an_engine_finds_wrong_keeps_its_details(chats: ChatStage) -> None:
+    """From the worker to the caller: the field, in both dialects."""
+    chats.model("m", fail="invalid")
+    native = await chats.post("/chat", model="m", messages=HI)
+    assert (native.status_code, native.json()["error"]["details"][0]["field"]) == (422, "task")
+    openai = await chats.post("/v1/chat/completions", model="m", messages=HI)
+    assert (openai.status_code, openai.json()["error"]["param"]) == (400, "task")
+
+
 @pytest.mark.parametrize("seconds", [0, 0.5, 601, -1])
 async def test_a_timeout_out_of_bounds_is_an_error(chats: ChatStage, seconds: float) -> None:
     """Not a default: 422 that names the field and its bounds."""
@@ -70,8 +113,11 @@ async def test_a_timeout_tells_what_was_generated(chats: ChatStage) -> None:
     partial = error["details"]["partial"]
     assert (error["code"], partial["done_reason"]) == ("DEADLINE_EXCEEDED", "timeout")
     assert partial["message"]["content"].startswith("User: one")
+    assert partial["eval_count"] > 0
+    assert {"usage", "prompt_eval_count", "prompt_eval_duration"}.isdisjoint(partial)  # nobody told them
     *_, last = await frames(chats, timeout=2)
     assert (last["done"], last["done_reason"], last["error"]["code"]) == (True, "timeout", "DEADLINE_EXCEEDED")
+    assert "usage" not in last
 
 
 async def test_a_failure_in_a_stream_is_its_last_frame(chats: ChatStage) -> None:

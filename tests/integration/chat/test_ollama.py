@@ -43,6 +43,20 @@ async def test_a_whole_chat_is_one_object(chats: ChatStage) -> None:
     assert (body["done"], body["done_reason"], body["eval_count"]) == (True, "length", 2)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(("path", "asked"), [("/api/chat", {"messages": HI}), ("/api/generate", {"prompt": "one two"})])
+async def test_the_time_of_a_load_is_told(chats: ChatStage, path: str, asked: dict[str, Any], *, stream: bool) -> None:
+    """Streamed or not: it was loaded for the first call, and is there for the second; the parts are in the whole."""
+    chats.model("m", load_s=0.2, step_s=0.01)
+    first = (await lines(chats, path, model="m", stream=stream, **asked))[-1] if stream else None
+    first = first or (await chats.post(path, model="m", stream=False, **asked)).json()
+    assert first["load_duration"] >= 0.15 * 10**9
+    assert first["eval_duration"] >= 0.02 * 10**9
+    assert first["total_duration"] >= sum(first[name] for name in DURATIONS[1:])
+    again = (await chats.post(path, model="m", stream=False, **asked)).json()
+    assert again["load_duration"] == 0
+
+
 async def test_a_prompt_is_answered(chats: ChatStage) -> None:
     """With the system's word, or as it stands."""
     chats.model("m")
@@ -141,6 +155,7 @@ async def test_vectors_have_length_one(chats: ChatStage) -> None:
     """Of each text; the older call gives one as it is."""
     chats.model("e", task="embedding", dimensions=4)
     body = (await chats.post("/api/embed", model="e", input=["a", "b"])).json()
+    assert body["total_duration"] >= body["load_duration"] > 0
     assert [pytest.approx(1.0) == sum(x * x for x in vector) for vector in body["embeddings"]] == [True, True]
     assert body["prompt_eval_count"] == 2
     assert len((await chats.post("/api/embeddings", model="e", prompt="a")).json()["embedding"]) == 4

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from serai.registry.parameters import Parameter
 from support.chat_stage import ChatStage, data_of
 
 pytestmark = pytest.mark.anyio
@@ -105,6 +106,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"stop": ["a"] * 5}, "stop"),
     ({"max_completion_tokens": 0}, "max_completion_tokens"),
     ({"top_logprobs": 3}, "top_logprobs"),
+    ({"temperature": "0.5"}, "temperature"),
+    ({"max_tokens": 10**9}, "max_tokens"),
+    ({"timeout": "x"}, "timeout"),
     ({"timeout": 0}, "timeout"),
     ({"timeout": 601}, "timeout"),
     ({"unheard_of": 1}, "unheard_of"),
@@ -117,6 +121,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model": "x y"}, "model"),
     ({"n": 99}, "n"),
 ]
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+async def test_a_bound_of_the_version_names_the_field_of_the_caller(chats: ChatStage, name: str) -> None:
+    """Whichever of the two names it was sent by; the bound is in plain digits."""
+    chats.model("m", parameters={"max_tokens": Parameter(max=2**20)})
+    answer = await chats.post("/v1/chat/completions", model="m", messages=HI, **{name: 2**21})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, name)
+    assert f"{name}: must be at most 1048576" in error["message"]
 
 
 @pytest.mark.parametrize(("fields", "param"), REFUSED, ids=[f"{param}-{n}" for n, (_, param) in enumerate(REFUSED)])
@@ -213,6 +227,25 @@ async def test_a_chain_answers_and_says_who(chats: ChatStage) -> None:
     assert answer.json()["choices"][0]["message"]["content"] == TEXT
     assert answer.headers["x-serai-model"] == "good@1.0.0"
     assert answer.headers["x-serai-fallback"] == "bad@1.0.0=failed"
+
+
+FAILING = [("/v1/chat/completions", {"messages": HI}), ("/v1/responses", {"input": "a"}), ("/chat", {"messages": HI})]
+FAILING += [("/v1/embeddings", {"input": "a"}), ("/api/chat", {"messages": HI}), ("/api/embed", {"input": "a"})]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(("path", "asked"), FAILING, ids=[path for path, _ in FAILING])
+async def test_a_failure_of_everybody_names_its_decision(
+    chats: ChatStage, path: str, asked: dict[str, Any], *, stream: bool
+) -> None:
+    """In every dialect: the header leads to what was stored of who was tried, and why nobody answered."""
+    is_embedding = "embed" in path
+    chats.model("bad", fail="load", **({"task": "embedding", "dimensions": 4} if is_embedding else {}))
+    body = asked if is_embedding else {**asked, "stream": stream}
+    answer = await chats.post(path, model="bad", **body)
+    assert answer.status_code == 503, answer.text
+    found = {row.id: row for row in await chats.stage.rows()}
+    assert found[answer.headers["x-serai-decision"]].document["error"] == "LOAD_FAILED"
 
 
 async def test_many_at_once_never_mix(chats: ChatStage) -> None:

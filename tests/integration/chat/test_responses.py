@@ -63,6 +63,7 @@ async def test_a_failure_in_a_stream_is_its_last_event(chats: ChatStage) -> None
     last = json.loads(data_of(answer.text)[-1])
     assert (last["type"], last["response"]["status"]) == ("response.failed", "failed")
     assert last["response"]["error"]["code"] == "server_error"
+    assert last["response"]["usage"] is None  # nobody told it
     assert last["response"]["output"][0]["content"][0]["text"] == "User:"
 
 
@@ -90,6 +91,9 @@ async def test_an_answer_goes_on_from_an_earlier_one(chats: ChatStage) -> None:
         ({"background": True}, "background"),
         ({"truncation": "auto"}, "truncation"),
         ({"input": [{"type": "image_generation_call"}]}, "input[0].type"),
+        ({"input": []}, "input"),
+        ({"input": 5}, "input"),
+        ({"temperature": "0.5"}, "temperature"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"text": {"format": {"type": "json_object"}}}, "text.format"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
@@ -101,6 +105,32 @@ async def test_what_cannot_be_done_is_refused_by_name(chats: ChatStage, fields: 
     chats.model("m")
     answer = await chats.post("/v1/responses", **{"model": "m", "input": "x", **fields})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/v1/responses/input_tokens", 404),
+        ("POST", "/v1/responses/compact", 404),
+        ("POST", "/v1/responses/resp_1/cancel", 404),
+        ("GET", "/v1/responses/resp_1/nothing", 404),
+        ("POST", "/v1/nothing", 404),
+        ("PATCH", "/v1/responses/resp_1", 405),
+        ("DELETE", "/v1/models/m", 405),
+        ("POST", "/v1/models", 405),
+        ("GET", "/v1/chat/completions", 405),
+    ],
+)
+async def test_what_is_not_served_is_told_in_the_envelope(
+    chats: ChatStage, method: str, path: str, status: int
+) -> None:
+    """404 for a path that is not served, 405 for a method that it does not know, in OpenAI's form."""
+    answer = await chats.client.request(method, path, json={"model": "m"} if method == "POST" else None)
+    error = answer.json()["error"]
+    assert answer.status_code == status
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert ("allow" in answer.headers) == (status == 405)
 
 
 def test_reasoning_words_and_calls_are_items_of_their_own() -> None:

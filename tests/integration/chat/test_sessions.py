@@ -12,6 +12,8 @@ import pytest
 from serai.auth.callers import NOBODY_ASKED
 from serai.chat.errors import SessionNotFound
 from serai.clock import ManualClock
+from serai.registry.source import HubSource
+from serai.registry.version import Status
 from serai.storage.database import Database
 from support.chat_stage import ChatStage, chatting, data_of
 from support.waiting import eventually
@@ -53,6 +55,30 @@ async def test_each_message_knows_the_ones_before(chats: ChatStage) -> None:
         "user: b",
         f"assistant: {second}",
     ]
+
+
+@pytest.mark.parametrize("query", ["", "?dry_run=1"])
+async def test_a_session_that_nobody_could_answer_is_not_begun(chats: ChatStage, query: str) -> None:
+    """Refused exactly as POST /chat is: no such model or service, another task, not pulled; nothing is loaded."""
+    chats.model("m", fail="load")
+    chats.model("vectors", task="embedding")
+    hub = HubSource(repo="o/n", revision="main")
+    chats.stage.desk.model("far", status=Status.DRAFT, source=hub)
+    chats.stage.desk.model("lips", task="lip-sync", status=Status.DRAFT, source=hub)
+    for who, status in (
+        ({"model": "nope"}, 404),
+        ({"service": "nope"}, 404),
+        ({"model": "vectors"}, 422),
+        ({"model": "lips"}, 422),
+        ({"model": "far"}, 404),
+    ):
+        made = await chats.post(f"/sessions{query}", **who)
+        asked = await chats.post("/chat", messages=[{"role": "user", "content": "x"}], **who)
+        assert made.status_code == asked.status_code == status, (who, made.text)
+        assert made.json()["error"]["code"] == asked.json()["error"]["code"]
+    assert (await chats.post(f"/sessions{query}")).status_code == 422
+    assert (await chats.post(f"/sessions{query}", model="m")).is_success
+    assert not await chats.parts.serving.loaded()
 
 
 async def test_the_model_is_told_the_last_messages(chats: ChatStage) -> None:

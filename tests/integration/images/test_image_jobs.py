@@ -15,7 +15,7 @@ from serai.images.model import Picture
 from serai.storage import links
 from serai.storage.tables.blobs import blob_links
 from support.api import Running, running
-from support.images import a_png, ask, drawn, ended, events_of, generating, job_of, paints, upload
+from support.images import a_png, a_wav, ask, drawn, ended, events_of, generating, job_of, paints, upload
 from support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +51,8 @@ async def test_a_job_ends_with_pictures_in_the_gallery(server: Running) -> None:
     result, rows = job["result"], await rows_of(server, job_id)
     assert (result["model"], result["version"], result["seed"]) == ("painter", "1.0.0", 5)
     assert job["decision"]["reason"] == "default"
+    assert await stored_decision(server, job["decision"]["id"]) == ("painter", "served")
+    assert {row.decision["id"] for row in rows} == {job["decision"]["id"]}
     assert [(one["id"], one["seed"], one["sha256"], one["bytes"]) for one in result["images"]] == [
         (row.id, row.seed, row.digest, row.size) for row in rows
     ]
@@ -63,6 +65,19 @@ async def test_a_job_ends_with_pictures_in_the_gallery(server: Running) -> None:
         assert (row.model, row.prompt, row.settings) == ("painter", "a fox", result["settings"])
     assert result["settings"]["guidance_scale"] == 7.5, "defaults are filled in"
     assert {"loading_s", "generating_s", "total_s", "denoising_s"} <= set(result["timings"])
+
+
+async def stored_decision(server: Running, id_: str) -> tuple[str, str]:
+    """Return the model and the outcome of a decision, as soon as it is stored."""
+    found: dict[str, Any] = {}
+
+    async def is_stored() -> bool:
+        answer = await server.admin.get(f"/decisions/{id_}")
+        found.update(answer.json())
+        return answer.status_code == 200
+
+    await eventually(is_stored, seconds=60)
+    return found["model"], found["decision"]["outcome"]
 
 
 async def test_the_same_seed_gives_the_same_file(server: Running) -> None:
@@ -122,21 +137,51 @@ async def test_a_picture_is_started_from_and_masked(server: Running) -> None:
     assert free["settings"]["strength"] == 0.8
 
 
-async def test_a_picture_of_somebody_else_is_not_there(server: Running) -> None:
-    """The job fails, and says no more than that there is no such file."""
-    other = await server.make_user("ann", "user")
-    job = await ended(other, await ask(other, "painter", image=await upload(server.admin, a_png())))
-    assert (job["status"], job["error"]["code"], job["attempts"]) == ("failed", "FILE_NOT_FOUND", 1)
-
-
-async def test_wrong_settings_never_reach_a_worker(server: Running) -> None:
-    """What the version refuses ends the job with the setting's name, and nothing was loaded for it."""
+async def test_a_job_that_cannot_be_done_is_not_enqueued(server: Running) -> None:
+    """Asked for as a job of any kind or as pictures, the answer is the same: a 4xx, no job, and nothing loaded."""
     await paints(server.admin, "bounded", parameters={"width": {"default": 64, "max": 64}})
-    job = await ended(server.admin, await ask(server.admin, "bounded", settings={"width": 128}))
-    assert (job["status"], job["error"]["code"]) == ("failed", "INVALID_INPUT")
-    assert "settings.width" in job["error"]["message"]
-    assert "128" in job["error"]["message"]
+    other = await server.make_user("ann", "user")
+    theirs, sound = await upload(server.admin, a_png()), await upload(other, a_wav())
+    for client, asked, status, said in (
+        (server.admin, {"model": "bounded", "settings": {"width": 128}}, 422, ("settings.width", "64", "128")),
+        (server.admin, {"model": "painter", "settings": {"adapters": [{"id": "x"}]}}, 422, ("adapters[0].id",)),
+        (server.admin, {"model": "nobody"}, 404, ("nobody",)),
+        (other, {"model": "painter", "image": theirs}, 404, ("No such file",)),
+        (other, {"model": "painter", "image": "0" * 64}, 404, ("no such blob",)),
+        (other, {"model": "painter", "image": sound}, 422, ("image", "no picture")),
+    ):
+        payload = {"prompt": "a fox", **asked}
+        as_job = await client.post("/jobs", json={"kind": "images", "payload": payload})
+        as_pictures = await client.post("/images/generations", json=payload)
+        for answer in (as_job, as_pictures):
+            assert answer.status_code == status, answer.text
+            assert all(word in answer.json()["error"]["message"] for word in said), answer.text
+    assert (await server.admin.get("/jobs", params={"kind": "images"})).json()["items"] == []
     assert (await server.admin.get("/ps")).json()["items"] == []
+
+
+async def test_a_file_that_goes_while_its_job_waits_ends_the_job(tmp_path: Path) -> None:
+    """The job fails, and says no more than that there is no such file."""
+    gate = tmp_path / "gate"
+    async with running(tmp_path / "home", worker_threads=1, image_concurrency=1) as server:
+        await paints(server.admin, "gated", step_gate=str(gate))
+        first = await ask(server.admin, "gated")
+        await running_now(server, first)
+        file_id = await upload(server.admin, a_png())
+        second = await ask(server.admin, "gated", image=file_id)
+        assert (await server.admin.delete(f"/files/{file_id}")).status_code == 204
+        gate.touch()
+        job = await ended(server.admin, second)
+        assert (job["status"], job["error"]["code"], job["attempts"]) == ("failed", "FILE_NOT_FOUND", 1)
+
+
+async def running_now(server: Running, job_id: str) -> None:
+    """Return when the job runs."""
+
+    async def runs() -> bool:
+        return bool((await job_of(server.admin, job_id))["status"] == "running")
+
+    await eventually(runs, seconds=60)
 
 
 async def test_a_cancel_stops_the_model(server: Running, tmp_path: Path) -> None:
@@ -195,6 +240,7 @@ async def test_a_model_that_cannot_be_loaded_fails_its_job_with_the_reason(serve
     await paints(server.admin, "broken", fail="load")
     job = await ended(server.admin, await ask(server.admin, "broken"))
     assert (job["status"], job["error"]["code"], job["attempts"]) == ("failed", "LOAD_FAILED", 1)
+    assert await stored_decision(server, job["decision"]["id"]) == ("broken", "failed")
 
 
 async def test_a_job_that_waits_shows_its_place(tmp_path: Path) -> None:
@@ -203,11 +249,7 @@ async def test_a_job_that_waits_shows_its_place(tmp_path: Path) -> None:
     async with running(tmp_path / "home", worker_threads=1, image_concurrency=1) as server:
         await paints(server.admin, "gated", step_gate=str(gate))
         first = await ask(server.admin, "gated")
-
-        async def runs() -> bool:
-            return bool((await job_of(server.admin, first))["status"] == "running")
-
-        await eventually(runs)
+        await running_now(server, first)
         later = await ask(server.admin, "gated", priority=9)
         urgent = await ask(server.admin, "gated", priority=0)
         places = [(await job_of(server.admin, job))["position"] for job in (urgent, later)]

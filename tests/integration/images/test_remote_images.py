@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from support.image_upstream import ImageUpstream, png
+from support.image_upstream import ImageUpstream, image_event, png
 from support.model_server import ModelServer, model_server, said
-from support.upstream import reply
+from support.upstream import END, STREAM_HEAD, Asked, event, framed, reply
 from support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -78,6 +79,8 @@ async def test_a_service_draws_elsewhere_and_elsewhere_again(server: ModelServer
         answer = await server.admin.get(one["url"])
         assert Image.open(io.BytesIO(answer.content)).size == (64, 32)
     assert job["result"]["usage"]["total_tokens"] == 107
+    assert job["result"]["reproducible"] is False
+    assert job["result"]["unused"] == ["seed", "num_inference_steps", "guidance_scale"]
     assert await server.ps() == []
 
 
@@ -96,6 +99,42 @@ async def test_a_cancelled_job_cancels_the_request(server: ModelServer, upstream
         await upstream.was_cancelled.wait()
     assert (await ended(server, job_id))["status"] == "cancelled"
     assert upstream.cancelled == ["r1"]
+
+
+async def test_the_place_in_the_queue_of_another_server_is_told(server: ModelServer, upstream: ImageUpstream) -> None:
+    """As places in queues are: with the job's other events, and not as steps of a picture. Nonsense is not."""
+    places = (3, 10**30, -7, 0)
+    upstream.looks = tuple({"status": "IN_QUEUE", "queue_position": place} for place in places)
+    await painter(server, "far", upstream, images="fal")
+    job = await ended(server, await draw(server, model="far", settings=SIDES))
+    assert job["status"] == "succeeded", job["error"]
+    text = (await server.admin.get(f"/jobs/{job['id']}/events")).text
+    events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    assert [event["position"] for event in events if event["type"] == "queued"][-2:] == [4, 1]
+    assert all("queue_position" not in (event.get("detail") or {}) for event in events)
+
+
+async def test_previews_of_another_server_are_made_anew(server: ModelServer, upstream: ImageUpstream) -> None:
+    """Clients see the small WebP that ours are; what cannot be opened is left out, and the picture still comes."""
+    large = png((10, 200, 30), (1600, 800))
+    sent = (large, b"<script>", png()[:24] + b"\xff" * 400)
+    frames = [image_event("image_generation.partial_image", data) for data in sent]
+    last = image_event("image_generation.completed", png((1, 2, 3), (64, 32)))
+    body = b"".join(framed(event(one)) for one in [*frames, last])
+
+    async def behave(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + body + END)
+
+    upstream.next_time("generations", behave)
+    await painter(server, "far", upstream, partial_images=3)
+    asked = {"model": "far", "prompt": "a cat", "size": "64x32", "stream": True, "partial_images": 3}
+    answer = await server.admin.post("/v1/images/generations", json=asked, timeout=100)
+    assert answer.status_code == 200, answer.text
+    told = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert [one["type"].rpartition(".")[2] for one in told] == ["partial_image", "completed"]
+    shown = Image.open(io.BytesIO(base64.b64decode(told[0]["b64_json"])))
+    assert (shown.format, shown.size, told[0]["output_format"]) == ("WEBP", (128, 64), "webp")
+    assert max(abs(a - b) for a, b in zip(shown.convert("RGB").getpixel((60, 30)), (10, 200, 30), strict=True)) < 12
 
 
 async def test_what_only_begins_like_a_picture_is_no_picture(server: ModelServer, upstream: ImageUpstream) -> None:

@@ -15,6 +15,7 @@ from serai.events import Progress
 from serai.jobs.model import backoff_s
 from serai.pulls.errors import MissingExtra
 from serai.pulls.model import PullPolicy
+from serai.registry import releases
 from serai.registry.source import File, HubSource
 from serai.registry.version import Status
 from support.hub_server import HubServer, safetensors
@@ -111,6 +112,45 @@ async def test_the_same_commit_again_fetches_nothing(start: Any, hub: HubServer)
         assert len((await puller.see()).models["tiny-lm"].candidates) == 1
     assert (again["version"], again["already"], again["fetched_bytes"]) == (first["version"], True, 0)
     assert sum(hub.served.values()) == served
+
+
+async def test_another_quantization_is_there_for_who_names_it(start: Any, hub: HubServer) -> None:
+    """Its number is below that of the commit, so the bare name means what it meant; what is here is not fetched."""
+    async with start(hub.url) as puller:
+        assert (await puller.result(REPO, quantize="no"))["version"] == "1.0.0"
+        small = await puller.result(REPO, quantize="q4")
+        smaller = await puller.result("tiny-lm", quantize="q8")
+        again = await puller.result(REPO, quantize="q4")
+        entry = (await puller.see()).models["tiny-lm"]
+        assert puller.files.holds("tiny-lm", "1.0.0-int4", entry.candidates["1.0.0-int4"].version.files)
+        hub.push(REPO, {**CHAT, "tokenizer.json": b'{"new": 1}'})
+        newer = await puller.result(REPO, quantize="q4")
+    assert hub.served["model.safetensors"] == len(WEIGHTS)
+    assert [one["version"] for one in (small, smaller, again)] == ["1.0.0-int4", "1.0.0-int8", "1.0.0-int4"]
+    assert (small["reused_bytes"], again["already"]) == (len(WEIGHTS), True)
+    assert small["warnings"] == ["tiny-lm still means 1.0.0; this one is tiny-lm@1.0.0-int4."]
+    assert entry.default is not None
+    assert entry.default.version.version == "1.0.0"
+    assert entry.candidates["1.0.0-int4"].version.based_on == "1.0.0"
+    assert (newer["version"], newer["warnings"]) == ("1.1.0", [])
+
+
+async def test_one_quantization_after_another_moves_no_default(start: Any, hub: HubServer, database: Any) -> None:
+    """Also where only a number below the commit's is left, and where it was used before."""
+    async with start(hub.url) as puller:
+        numbers = [(await puller.result(REPO, quantize=quantize))["version"] for quantize in ("q8", "q4")]
+    with Desk(database) as desk:
+        desk.do(releases.delete_version, "tiny-lm", "1.0.0", force=True)
+    async with start(hub.url) as puller:
+        numbers += [(await puller.result(REPO, quantize=quantize))["version"] for quantize in ("q8", "fp16")]
+    with Desk(database) as desk:
+        desk.do(releases.delete_version, "tiny-lm", "1.0.0-0.fp16", force=True)
+    async with start(hub.url) as puller:
+        numbers.append((await puller.result(REPO, quantize="fp16"))["version"])
+        entry = (await puller.see()).models["tiny-lm"]
+    assert numbers == ["1.0.0", "1.0.0-int4", "1.0.0-0.int8", "1.0.0-0.fp16", "1.0.0-0.fp16.2"]
+    assert entry.default is not None
+    assert entry.default.version.version == "1.0.0-int4"
 
 
 async def test_a_new_commit_is_the_next_minor(start: Any, hub: HubServer) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from serai.api.ollama.errors import respond
 from serai.api.ollama.pull import _lines
-from serai.api.ollama.wire import format_of, keep_alive_of, sampling_of
+from serai.api.ollama.wire import format_of, sampling_of
+from serai.chat.keep_alive import keep_alive_of
 from serai.errors import DeadlineExceeded, InvalidInput, NotFound, RateLimited, Unavailable
 from serai.events import Done, Event, Failed, Progress, Queued
 

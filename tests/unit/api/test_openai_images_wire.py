@@ -4,10 +4,12 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from PIL import Image
 
 from serai.api.openai.images_answers import usage_of
+from serai.api.openai.images_forms import described
 from serai.api.openai.images_uploads import _painted
 from serai.api.openai.images_urls import sign
 from serai.api.openai.images_wire import EditIn, GenerationIn, VariationIn, in_our_words
@@ -156,3 +158,24 @@ def test_a_signature_holds_for_one_picture_and_time() -> None:
     """Another picture, time or server gives another one."""
     signed = {sign(b"m", "img_1", 5), sign(b"m", "img_2", 5), sign(b"m", "img_1", 6), sign(b"n", "img_1", 5)}
     assert len(signed) == 4
+
+
+def test_a_form_is_described_with_its_files_and_bounds() -> None:
+    """Every field that is taken, its type and bounds, without null, and complete in itself; lists are JSON."""
+    told = described(EditIn, {"image": "a picture", "mask": "a mask"})
+    form = told["content"]["multipart/form-data"]
+    schema = form["schema"]
+    assert set(schema["properties"]) == {"image", "mask", *EditIn.model_fields}
+    assert schema["required"] == ["image", "prompt"]
+    assert schema["properties"]["mask"] == {"type": "string", "format": "binary", "description": "a mask"}
+    assert schema["properties"]["n"] == {"type": "integer", "minimum": 1, "maximum": 8}
+    strength = schema["properties"]["strength"]
+    assert (strength["type"], strength["exclusiveMinimum"], strength["maximum"]) == ("number", 0, 1)
+    scale = schema["properties"]["adapters"]["items"]["properties"]["scale"]
+    assert scale == {"type": "number", "minimum": -4, "maximum": 4, "default": 1.0}
+    assert form["encoding"] == {"adapters": {"contentType": "application/json"}}
+    assert "$ref" not in str(told)
+    assert "null" not in str(told)
+    assert jsonschema_rs.meta.is_valid(schema)
+    only = described(VariationIn, {"image": "a picture"})["content"]["multipart/form-data"]["schema"]
+    assert only["required"] == ["image"]

@@ -62,6 +62,7 @@ class Scripted:
         self.error = error
         self.decision: Any = None
         self.closed = 0
+        self.load_s = 0.0
 
     async def __anext__(self) -> Event:
         await asyncio.sleep(0)
@@ -72,9 +73,6 @@ class Scripted:
             return []
         events, self._events = self._events, []
         return events
-
-    async def started(self, within_s: float) -> None:
-        await asyncio.sleep(0)
 
     def headers(self) -> Mapping[str, str]:
         return {"X-Serai-Model": "m@1.0.0"}
@@ -311,6 +309,18 @@ async def test_a_failure_is_the_end_with_what_was_said(kitchen: Kitchen) -> None
         gathered, ending = await kitchen.ask()
         assert (gathered.choices[0].content, ending.finish_reasons, ending.completion_tokens) == ("ab", (reason,), 2)
         assert type(ending.error) is type(failed)
+
+
+@pytest.mark.parametrize(("asked", "field"), [({}, "messages"), ({"prompt": "Hello", "messages": ()}, "prompt")])
+async def test_a_prompt_that_is_too_long_names_the_field_of_the_caller(
+    kitchen: Kitchen, asked: dict[str, Any], field: str
+) -> None:
+    """The engine knows a prompt alone; who sent messages is told of those, with the figures."""
+    too_long = [{"field": "prompt", "problem": "too long", "tokens": 9, "context": 8}]
+    kitchen.events = [Failed.of(InvalidInput("The prompt has 9 tokens.", details=too_long))]
+    _, ending = await kitchen.ask(**asked)
+    assert isinstance(ending.error, InvalidInput)
+    assert ending.error.details == [{**too_long[0], "field": field}]
 
 
 async def test_what_failed_without_a_word_is_raised_before_a_stream_opens(kitchen: Kitchen) -> None:

@@ -107,3 +107,12 @@ def test_formats_come_from_names() -> None:
     assert formats_of(None, []) == NOTHING
     assert formats_of(RemoteSource(endpoint="https://x.example", model="m"), []) == NOTHING
     assert formats_of(PackageSource(name="starter-chat"), ["openvino_model.xml"]) == IR
+
+
+def test_embedding_models_have_engines_of_their_own() -> None:
+    """OpenVINO for IR and ONNX, transformers for checkpoints; no engine of language models or networks."""
+    embedding = tasks_for("embedding")
+    for form in ("ir", "onnx"):
+        assert names(chosen(tasks=embedding, formats=frozenset({form}))) == [("openvino-embed", "cpu")]
+    choices = chosen(tasks=embedding, device_kinds={"cpu", "cuda"})
+    assert names(choices) == [("transformers-embed", "cuda"), ("transformers-embed", "cpu")]

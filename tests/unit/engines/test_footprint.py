@@ -54,6 +54,34 @@ def test_the_type_at_the_load_counts() -> None:
     assert held("cuda", "nf4") == held("cuda", load_in_4bit=True) == pytest.approx(1 / 3, rel=0.05)
 
 
+MINILM = {
+    "num_hidden_layers": 6, "num_attention_heads": 12, "hidden_size": 384, "vocab_size": 30522,
+    "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("quantization", "file_mib", "measured_mib"), [("fp32", 85, 265), ("fp16", 42, 203), ("int8", 21, 151)]
+)
+def test_an_embedding_model_takes_no_more_than_expected(quantization: str, file_mib: int, measured_mib: int) -> None:
+    """For MiniLM's shape with texts of 512 tokens, measured after them; and not many times as much."""
+    weights = Weights(files={"openvino_model.bin": file_mib * MIB}, tensors={}, config=MINILM)
+    told = estimate(weights, engine="openvino-embed", device_kind="cpu", quantization=quantization)
+    assert measured_mib * MIB < told.bytes < 2.2 * measured_mib * MIB
+
+
+def test_longer_texts_take_more() -> None:
+    """By the square of their length; an option that cuts them takes less."""
+    config = {**MINILM, "max_position_embeddings": 8192}
+    weights = Weights(files={"model.safetensors": MIB}, tensors={"F32": MIB}, config=config)
+
+    def activations(**options: int) -> int:
+        told = estimate(weights, engine="transformers-embed", device_kind="cpu", quantization="none", options=options)
+        return told.activations
+
+    assert activations() > 4 * 12 * 8192**2 > 10 * activations(context_tokens=1024)
+
+
 def test_networks_without_a_configuration() -> None:
     """A network is weights, activations and the process; even a tiny one takes the process."""
     told = estimate(

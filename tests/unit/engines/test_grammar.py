@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serai.engines.grammar import literal, schema_to_ebnf
-from serai.engines.grammar_check import check_ebnf, compact_grammar
+from serai.engines.grammar_check import check_ebnf, checked_grammar
 from serai.engines.tasks import Grammar
 from serai.errors import InvalidInput
 
@@ -99,7 +99,7 @@ def test_a_schema_nested_without_end_is_refused() -> None:
 def test_a_schema_that_refers_to_itself_without_end_is_refused(schema: Any) -> None:
     """Such grammars crash the compiler's process at some later token."""
     with pytest.raises(InvalidInput):
-        compact_grammar(Grammar(kind="json_schema", value=json.dumps(schema)))
+        checked_grammar(Grammar(kind="json_schema", value=json.dumps(schema)))
 
 
 @pytest.mark.parametrize(
@@ -141,3 +141,9 @@ def test_ebnf_that_ends_is_taken(text: str) -> None:
 def test_literals_say_exactly_their_text() -> None:
     """Quotes, backslashes, control characters and all beyond ASCII are escaped."""
     assert literal('a"\\\né🙂') == '"a\\"\\\\\\u000A\\u00E9\\U0001F642"'
+
+
+def test_many_optional_members_are_checked_in_no_time() -> None:
+    """The work grows with the text, not with its square: 4,000 rules in a chain."""
+    rules = [f'r{n} ::= "a" r{n + 1}' for n in range(4000)]
+    check_ebnf("\n".join(["root ::= r0", *rules, 'r4000 ::= "b"']))

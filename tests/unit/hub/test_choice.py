@@ -67,6 +67,12 @@ def test_doubles_of_the_same_weights_are_left() -> None:
     assert taken(*names) == ["model-1.safetensors", "unet/d.safetensors"]
     assert taken("consolidated.safetensors") == ["consolidated.safetensors"]
     assert taken("d.fp16.safetensors") == ["d.fp16.safetensors"]
+    onnx = ("onnx/model.onnx", "onnx/model.onnx_data", "onnx/model_fp16.onnx", "onnx/model_fp16.onnx_data")
+    assert taken(*onnx) == ["onnx/model.onnx", "onnx/model.onnx_data"]
+    assert taken("model_fp16.onnx") == ["model_fp16.onnx"]
+    stems = ("openvino_model", "openvino_model_qint8", "openvino_tokenizer")
+    network = [f"{stem}{suffix}" for stem in stems for suffix in (".bin", ".xml")]
+    assert taken(*network) == [name for name in network if "qint8" not in name]
 
 
 @pytest.mark.parametrize(

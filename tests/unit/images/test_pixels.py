@@ -7,7 +7,7 @@ from serai.decode.messages import MediaInfo
 from serai.errors import EngineFailed
 from serai.images.drawing import picture_id, seed_of
 from serai.images.metadata import read_embedded
-from serai.images.pixels import array_of, make
+from serai.images.pixels import array_of, file_of, thumb_of
 
 INFO = MediaInfo(kind="image", media_type="image/png")
 PPM = b"P6\n2 1\n255\n" + bytes([255, 0, 0, 0, 0, 255])
@@ -38,19 +38,28 @@ def test_a_picture_is_fitted_to_the_size() -> None:
 def test_a_file_holds_what_made_it_and_nothing_else() -> None:
     """The document is asked for with the real size; the same pixels give the same bytes."""
     one, again = (
-        make(PPM, format="png", quality=None, document=lambda size: {"prompt": "x", "width": size[0]}) for _ in "ab"
+        file_of(PPM, format="png", quality=None, document=lambda size: {"prompt": "x", "width": size[0]}) for _ in "ab"
     )
     assert one == again
-    assert (one.size, read_embedded(one.file)) == ((2, 1), {"prompt": "x", "width": 2})
-    plain = make(a_picture((255, 0, 0), (0, 0, 255)), format="png", quality=None, document=None)
-    assert read_embedded(plain.file) is None
-    assert plain.thumb == one.thumb
+    size, file = one
+    assert (size, read_embedded(file)) == ((2, 1), {"prompt": "x", "width": 2})
+    _, plain = file_of(a_picture((255, 0, 0), (0, 0, 255)), format="png", quality=None, document=None)
+    assert read_embedded(plain) is None
+
+
+def test_a_thumbnail_is_of_the_pixels_whoever_decoded_them() -> None:
+    """A worker's PPM and a decoded file of the same pixels give the same one."""
+    found = thumb_of(PPM)
+    assert found.startswith(b"RIFF")
+    assert found == thumb_of(a_picture((255, 0, 0), (0, 0, 255)))
 
 
 def test_what_is_no_ppm_is_an_engines_failure() -> None:
     """Not the caller's mistake."""
     with pytest.raises(EngineFailed):
-        make(b"P6 nonsense", format="png", quality=None, document=None)
+        file_of(b"P6 nonsense", format="png", quality=None, document=None)
+    with pytest.raises(EngineFailed):
+        thumb_of(b"P6 nonsense")
 
 
 def test_seeds_and_ids_follow_from_the_job() -> None:

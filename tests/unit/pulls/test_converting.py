@@ -78,16 +78,31 @@ def checkpoint(tmp_path: Path) -> tuple[Path, Path]:
     return folder, tmp_path / "target"
 
 
-async def test_what_stands_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def a_converter(made: Runtime, tmp_path: Path) -> ChildConverter:
+    scratch = tmp_path / "conversions"
+    scratch.mkdir(exist_ok=True)
+    return ChildConverter(made, threads=1, scratch=scratch)
+
+
+async def test_what_stands_in_the_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing packages with the command that installs them; an architecture with those that are known."""
     async with runtime() as made:
-        converter = ChildConverter(made, threads=1)
+        converter = a_converter(made, tmp_path)
         assert converter.obstacle(LLAMA) is None
         assert converter.obstacle([]) is None
         unknown = converter.obstacle(["MambaForCausalLM"])
         assert isinstance(unknown, UnsupportedWeights)
         assert "MambaForCausalLM" in unknown.message
         assert "LlamaForCausalLM" in (unknown.hint or "")
+        assert converter.obstacle(["BertModel"], "embedding") is None
+        assert converter.obstacle(["Qwen3ForCausalLM"], "embedding") is None
+        unfit = converter.obstacle(LLAMA, "embedding")
+        assert "XLMRobertaModel" in (unfit.hint if unfit is not None else None or "")
+        assert isinstance(converter.obstacle(["BertForMaskedLM"]), UnsupportedWeights)
         hidden = {"torch", "nncf"}
         monkeypatch.setattr(converting, "find_spec", lambda name: None if name in hidden else find_spec(name))
         missing = converter.obstacle(LLAMA)
@@ -100,7 +115,7 @@ async def test_a_quantization_that_there_is_not_is_refused(tmp_path: Path) -> No
     """Before anything is reserved."""
     async with runtime() as made:
         with pytest.raises(InvalidInput, match="nf4"):
-            await ChildConverter(made, threads=1).convert(
+            await a_converter(made, tmp_path).convert(
                 tmp_path, tmp_path / "out", ConversionPlan(quantization="nf4", weight_bytes=1), lambda fraction: None
             )
         assert made.loaded() == ()
@@ -110,7 +125,7 @@ async def test_a_conversion_that_the_memory_can_never_hold_is_refused(tmp_path: 
     """No process is started for it."""
     async with runtime(budget=LIBRARY_BYTES // 2) as made:
         with pytest.raises(DoesNotFit):
-            await ChildConverter(made, threads=1).convert(tmp_path, tmp_path / "out", PLAN, lambda fraction: None)
+            await a_converter(made, tmp_path).convert(tmp_path, tmp_path / "out", PLAN, lambda fraction: None)
     assert programs() == []
 
 
@@ -121,7 +136,7 @@ async def test_what_the_program_refuses_is_told_with_its_hint(tmp_path: Path) ->
     (source / "config.json").write_text('{"architectures": ["MambaForCausalLM"], "model_type": "mamba"}')
     async with runtime() as made:
         with pytest.raises(ConversionFailed) as refused:
-            await ChildConverter(made, threads=1).convert(source, tmp_path / "out", PLAN, lambda fraction: None)
+            await a_converter(made, tmp_path).convert(source, tmp_path / "out", PLAN, lambda fraction: None)
         assert await nothing_is_held(made)
     assert refused.value.code == "CONVERSION_FAILED"
     assert refused.value.message
@@ -133,7 +148,7 @@ async def test_a_cancelled_conversion_leaves_no_process_and_no_memory_taken(tmp_
     """While it runs, its reservation counts, in the name of conversions."""
     source, target = checkpoint(tmp_path)
     async with runtime() as made:
-        work = asyncio.create_task(ChildConverter(made, threads=1).convert(source, target, PLAN, print))
+        work = asyncio.create_task(a_converter(made, tmp_path).convert(source, target, PLAN, print))
         pid = await started()
         (held,) = made.loaded()
         assert held.bytes >= LIBRARY_BYTES
@@ -151,7 +166,7 @@ async def test_a_conversion_that_is_killed_is_told_as_want_of_memory(tmp_path: P
     """That is who kills such processes."""
     source, target = checkpoint(tmp_path)
     async with runtime() as made:
-        work = asyncio.create_task(ChildConverter(made, threads=1).convert(source, target, PLAN, print))
+        work = asyncio.create_task(a_converter(made, tmp_path).convert(source, target, PLAN, print))
         os.kill(await started(), signal.SIGKILL)
         with pytest.raises(OutOfMemory, match="killed"):
             await work
@@ -165,7 +180,7 @@ async def test_a_conversion_sees_nothing_of_the_servers_environment(
     monkeypatch.setenv("SERAI_SECRET_OF_THE_SERVER", "hidden")
     source, target = checkpoint(tmp_path)
     async with runtime() as made:
-        work = asyncio.create_task(ChildConverter(made, threads=1).convert(source, target, PLAN, print))
+        work = asyncio.create_task(a_converter(made, tmp_path).convert(source, target, PLAN, print))
         pid = await started()
         told = environment_of(pid)
         work.cancel()
@@ -174,7 +189,24 @@ async def test_a_conversion_sees_nothing_of_the_servers_environment(
     assert told["OMP_NUM_THREADS"] == "1"
     assert told["HF_HUB_OFFLINE"] == "1"
     assert told["HOME"] == told["TMPDIR"]
+    assert Path(told["HOME"]).parent == tmp_path / "conversions"
     assert not os.access(told["HOME"], os.F_OK)
+
+
+async def test_what_a_killed_server_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    """Its conversion's folder, when the next server opens; the half of a model, when it is converted again."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text('{"architectures": ["MambaForCausalLM"], "model_type": "mamba"}')
+    for left in (tmp_path / "conversions" / "tmpabc", tmp_path / ".out.part"):
+        left.mkdir(parents=True)
+        (left / "openvino_model.bin").write_bytes(b"half")
+    async with runtime() as made:
+        converter = a_converter(made, tmp_path)
+        assert names_in(tmp_path / "conversions") == []
+        with pytest.raises(ConversionFailed):
+            await converter.convert(source, tmp_path / "out", PLAN, lambda fraction: None)
+    assert names_in(tmp_path) == ["conversions", "source"]
 
 
 async def nothing_is_held(made: Runtime) -> bool:

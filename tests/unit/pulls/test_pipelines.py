@@ -3,24 +3,28 @@
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 import pytest
 
 from serai.engines.footprint import estimate
+from serai.engines.images.openvino_image_folder import PipelineShape
 from serai.engines.weights import weights_in
 from serai.errors import InvalidInput
 from serai.hub.choice import Format, choose
 from serai.hub.huggingface import _architectures
 from serai.hub.model import Listing, RemoteFile
 from serai.pulls import converting
-from serai.pulls.arrival import check_staged, memory_bytes
+from serai.pulls.arrival import check_staged, memory_bytes, parameters
 from serai.pulls.conversion import Converted, Message, Refused, Step
 from serai.pulls.converting import ChildConverter
 from serai.pulls.errors import MissingExtra, UnsupportedWeights
 from serai.pulls.model import Plan, PullPolicy, PullRequest
 from serai.pulls.plan import plan, wanted
+from serai.pulls.registering import with_told
+from serai.registry.parameters import Parameter, check_parameters
 from serai.registry.rules import RegistryRules
 from serai.registry.snapshot import RegistrySnapshot
 from serai.registry.source import HubSource
@@ -50,8 +54,9 @@ def planned(*names: str, quantize: Any = "auto", device: Any = "cpu", name: str 
         files=files(*names),
         architectures=(name,),
     )
-    converter = ChildConverter(None, threads=1)  # type: ignore[arg-type]
-    return plan(EMPTY, request, wanted(EMPTY, request), listing, PullPolicy(device=device), converter)
+    with TemporaryDirectory() as scratch:
+        converter = ChildConverter(None, threads=1, scratch=Path(scratch))  # type: ignore[arg-type]
+        return plan(EMPTY, request, wanted(EMPTY, request), listing, PullPolicy(device=device), converter)
 
 
 def test_the_parts_are_taken_and_no_double() -> None:
@@ -112,6 +117,31 @@ def test_the_memory_is_that_of_the_engine_that_will_run_it(tmp_path_factory: pyt
         check_staged(made_, source)
         expected = estimate(weights_in(source), engine=engine, device_kind="cpu", quantization=quantization).bytes
         assert memory_bytes(made_, source, PullPolicy()) == expected
+
+
+@pytest.mark.timeout(900)
+def test_a_version_says_which_sizes_its_pipeline_takes(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """As the engine reads them from the same files; what was declared stays, where the pipeline takes it."""
+    folder, names = image_ir(tmp_path_factory), (*IR, *SMALL)
+    found = parameters(planned(*names), folder)
+    shape = PipelineShape.read(folder)
+    assert set(found) == {"width", "height"}
+    assert (found["width"].default, found["width"].multiple_of) == (shape.side, shape.size_step)
+    check_parameters(found)
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    (other / "serai_pipeline.json").unlink()
+    coarse = parameters(planned(*names), other)["height"]
+    assert coarse.multiple_of is not None
+    assert coarse.multiple_of > shape.size_step
+    (source,) = made(tmp_path_factory, ["sd"])
+    assert parameters(planned(*PARTS, *SMALL, quantize="no"), source) == {}
+    own = {"width": Parameter(default=coarse.multiple_of, max=64), "steps": Parameter(default=4)}
+    merged = with_told(own, {"width": coarse, "height": coarse})
+    assert merged["width"] == Parameter(default=coarse.multiple_of, max=64, multiple_of=coarse.multiple_of)
+    assert merged["steps"] == own["steps"]
+    assert with_told({"width": Parameter(default=coarse.multiple_of + 1)}, {"width": coarse}) == {"width": coarse}
 
 
 def told(done: Any) -> list[Message]:

@@ -1,5 +1,6 @@
 """What a request means, and what is decided for it: pure."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ class Willing:
     def __init__(self, problem: SeraiError | None = None) -> None:
         self.problem = problem
 
-    def obstacle(self, architectures: object) -> SeraiError | None:
+    def obstacle(self, architectures: object, task: str = "") -> SeraiError | None:
         return self.problem
 
     async def convert(self, *_: Any) -> None:
@@ -205,6 +206,16 @@ def test_a_name_is_made_from_the_source_or_asked_for() -> None:
     assert plan(state, asked, wanted(state, asked), listing(), PullPolicy(), Willing()).model_id == "mine"
 
 
+def test_a_model_that_takes_in_another_source_says_so() -> None:
+    """Its bare name answers differently from then on; a new commit of the same repository is no surprise."""
+    files = (File(path="x", size=1, sha256=DIGEST),)
+    for repo, warned in (("other/tiny", True), ("ACME/tiny", False)):
+        state = snapshot(a_version("tiny", "1.0.0", source=HubSource(repo=repo, revision=B), files=files))
+        asked = request("acme/tiny", name="tiny")
+        made = plan(state, asked, wanted(state, asked), listing(), PullPolicy(), Willing())
+        assert any("another source" in warning for warning in made.warnings) is warned
+
+
 def test_a_later_attempt_keeps_the_commit() -> None:
     """What the job's decision holds is believed where it is a commit of the same kind of source."""
     wish = wanted(EMPTY, request("acme/tiny"))
@@ -212,3 +223,61 @@ def test_a_later_attempt_keeps_the_commit() -> None:
     assert pinned_again(wish, decision).source == HubSource(repo="acme/tiny", revision=B)
     for nonsense in (None, {}, {"source": 5}, {"source": {"kind": "hub"}}, {"source": {"kind": "file"}}):
         assert pinned_again(wish, nonsense) == wish
+
+
+ENCODER = HubSource(repo="acme/bert", revision=A)
+
+
+@pytest.mark.parametrize(
+    ("task", "architectures", "names", "decided"),
+    [
+        ("embedding", ("Qwen3ForCausalLM",), {}, "embedding"),
+        ("", ("XLMRobertaModel",), {}, "embedding"),
+        ("", (), {"modules__json": 9}, "embedding"),
+        ("", ("BertForMaskedLM",), {}, ""),
+        ("chat", ("LlamaForCausalLM",), {}, "chat"),
+    ],
+    ids=[
+        "the hub says so",
+        "an encoder without a head",
+        "sentence-transformers' files",
+        "a masked one",
+        "a chat model",
+    ],
+)
+def test_an_embedding_model_is_known_by_hub_class_or_files(
+    task: str, architectures: tuple[str, ...], names: dict[str, int], decided: str
+) -> None:
+    """In that order; where nothing says so it is none."""
+    found = replace(
+        listing(ENCODER, **{"model__safetensors": GB, "config__json": 10, **names}),
+        task=task,
+        architectures=architectures,
+    )
+    asked = request("acme/bert")
+    made = plan(EMPTY, asked, wanted(EMPTY, asked), found, PullPolicy(), Willing())
+    assert made.listing.task == decided
+
+
+def test_an_embedding_model_that_is_not_converted_is_taken_as_onnx() -> None:
+    """A network that an engine reads goes before weights that would have to be converted."""
+    found = replace(listing(ENCODER, model__safetensors=GB, onnx__model__onnx=GB, config__json=10), task="embedding")
+    found = replace(
+        found, files=tuple(replace(one, path=one.path.replace("onnx.model", "onnx/model")) for one in found.files)
+    )
+    asked = request("acme/bert")
+    wish = wanted(EMPTY, asked)
+    made = plan(EMPTY, asked, wish, found, PullPolicy(), Willing(MissingExtra("no torch")))
+    assert (made.choice.format, made.convert) == (Format.ONNX, False)
+    assert plan(EMPTY, asked, wish, found, PullPolicy(), Willing()).convert
+    with pytest.raises(MissingExtra):
+        plan(EMPTY, asked, wish, replace(found, task="chat"), PullPolicy(), Willing(MissingExtra("no torch")))
+
+
+def test_a_model_of_the_registry_says_what_its_versions_do() -> None:
+    """Whatever the hub tells of the repository that becomes one more of them."""
+    here = snapshot(draft("bert", ENCODER))
+    asked = request("acme/bert", name="bert")
+    found = replace(listing(ENCODER), task="embedding")
+    made = plan(here, asked, wanted(here, asked), found, PullPolicy(), Willing())
+    assert made.listing.task == here.models["bert"].model.task == "chat"

@@ -96,6 +96,8 @@ def test_fields_options_memory_and_benchmarks_stand_side_by_side() -> None:
         ({"p": Parameter()}, {"p": Parameter(min=2)}, True),
         ({"p": Parameter(default=1)}, {"p": Parameter(default=1, fixed=True)}, True),
         ({"p": Parameter(default=1)}, {"p": Parameter(default=2)}, False),
+        ({"p": Parameter()}, {"p": Parameter(multiple_of=8)}, True),
+        ({"p": Parameter(multiple_of=16)}, {"p": Parameter(multiple_of=8)}, False),
         ({"p": Parameter(default=1)}, {}, True),
         ({}, {"p": Parameter(default=1)}, False),
     ],

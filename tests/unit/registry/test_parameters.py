@@ -16,6 +16,7 @@ PARAMETERS = {
     "tiling": Parameter(default=False),
     "scheduler": Parameter(default="euler"),
     "seed": Parameter(min=0, max=2**32 - 1),
+    "width": Parameter(default=512, multiple_of=64),
 }
 
 
@@ -29,6 +30,7 @@ def test_defaults_fill_what_was_not_given() -> None:
         "tiling": False,
         "scheduler": "euler",
         "seed": None,
+        "width": 512,
     }
 
 
@@ -50,6 +52,7 @@ def test_defaults_fill_what_was_not_given() -> None:
         ("scheduler", 3, "text"),
         ("seed", -1, "at least 0"),
         ("seed", "x", "number"),
+        ("width", 520, "multiple of 64, not 520"),
         ("nonsense", 1, "not a parameter"),
     ],
 )
@@ -68,7 +71,14 @@ def test_a_fixed_parameter_accepts_its_own_value() -> None:
 
 @pytest.mark.parametrize(
     "parameter",
-    [Parameter(min=2, max=1), Parameter(fixed=True), Parameter(default=5, max=4), Parameter(default="x", min=1)],
+    [
+        Parameter(min=2, max=1),
+        Parameter(fixed=True),
+        Parameter(default=5, max=4),
+        Parameter(default="x", min=1),
+        Parameter(default=20, multiple_of=16),
+        Parameter(default="x", multiple_of=16),
+    ],
 )
 def test_a_declaration_that_contradicts_itself_is_refused(parameter: Parameter) -> None:
     """A version cannot declare a parameter that no value fits."""

@@ -124,6 +124,25 @@ def test_a_model_of_another_task_is_bad_input() -> None:
         decide(snapshot, Request(model="m", task="chat"))
 
 
+def test_the_wrong_task_is_said_before_what_the_model_lacks() -> None:
+    """To pull it, or to make a version active, would not help."""
+    snapshot = a_snapshot(
+        a_model("m", task="lip-sync"), a_version(status=Status.DRAFT, source=HUB), a_model("bare", task="lip-sync")
+    )
+    for text in ("m", "m@1.0.0", "m@9.9.9", "m@staging", "bare"):
+        with pytest.raises(InvalidInput, match="does lip-sync, not chat"):
+            decide(snapshot, Request(model=text, task="chat"))
+
+
+def test_what_is_left_alone_is_so_for_a_second_at_least() -> None:
+    """Nobody is told to wait 0 s."""
+    rows = a_version("a"), a_service("s", to("a"))
+    almost = replace(cold(("a", "1.0.0")), cooldowns={("a", "1.0.0"): Cooldown(until=60.2, seconds=300)})
+    for request in (Request(model="a"), Request(service="s")):
+        with pytest.raises(CandidateInCooldown, match="left alone for 1 s more"):
+            decide(a_snapshot(*rows), request, almost)
+
+
 def test_a_bare_model_in_cooldown_says_when() -> None:
     """Cooldown of the only candidate is 429 with the seconds; a loaded version answers all the same."""
     snapshot = a_snapshot(a_version())

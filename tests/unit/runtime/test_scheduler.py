@@ -451,6 +451,84 @@ def test_positions_and_estimates_follow_the_queue() -> None:
     assert unknown == Position(request="r4", position=2, eta=None)
 
 
+def learnt(core: Scheduler, *units: UnitSpec, load: float, service: float) -> None:
+    """Let the loads and leases of these units have taken so long, one after the other, and unload them."""
+    for spec in units:
+        core.on_request(request(f"learn {spec.id.weights}", spec, keep_alive=0.0), 0.0)
+        core.on_ready(spec.id, load)
+        core.on_done(f"learn {spec.id.weights}", load + service)
+        core.on_unload(spec.id, load + service)
+
+
+def eta(core: Scheduler, asked: Request, now: float) -> float | None:
+    """Return the estimate that a request is told when it joins the queue."""
+    (told,) = [one for one in only(Position, core.on_request(asked, now)) if one.request == asked.id]
+    return told.eta
+
+
+def test_an_estimate_counts_what_is_left_of_a_lease() -> None:
+    """Of one that runs the rest; of one that is late a part of its usual time; then those in front, one by one."""
+    core = scheduler()
+    learnt(core, A, load=1.0, service=8.0)
+    core.on_request(request("r1", A), 100.0)
+    core.on_ready(A.id, 101.0)
+    assert eta(core, request("r2", A), 104.0) == 5.0
+    assert eta(core, request("r3", A), 104.0) == 13.0
+    assert eta(core, request("r4", A), 120.0) == 2.0 + 8.0 + 8.0
+
+
+def test_an_estimate_counts_who_is_served_at_the_same_time() -> None:
+    """What is in front of a request, divided by how many leases there are at once."""
+    core = scheduler()
+    both = unit("a", leases=2)
+    learnt(core, both, load=1.0, service=8.0)
+    core.on_request(request("r1", both), 100.0)
+    core.on_ready(both.id, 101.0)
+    core.on_request(request("r2", both), 103.0)
+    assert eta(core, request("r3", both), 105.0) == (4.0 + 6.0) / 2
+    assert eta(core, request("r4", both), 105.0) == 5.0 + 8.0 / 2
+
+
+def test_an_estimate_counts_the_wait_for_memory() -> None:
+    """A load begins when there is room: after the leases, and the loads, of those in front that need it meanwhile."""
+    core = scheduler()
+    learnt(core, A, B, load=3.0, service=8.0)
+    learnt(core, C, load=5.0, service=2.0)
+    core.on_request(request("r1", A), 100.0)
+    core.on_ready(A.id, 103.0)
+    assert eta(core, request("r2", B, caller="y"), 103.0) == 8.0 + 3.0
+    assert eta(core, request("r3", C, caller="z"), 103.0) == (8.0 + 3.0 + 8.0) + 5.0
+    loose = scheduler(budget=12)
+    learnt(loose, A, B, load=3.0, service=8.0)
+    loose.on_request(request("r1", A), 100.0)
+    loose.on_ready(A.id, 103.0)
+    assert eta(loose, request("r2", B, caller="y"), 103.0) == 3.0
+
+
+def test_an_estimate_counts_the_wait_for_threads() -> None:
+    """Two units that have all threads each go one after the other, whoever waits for which."""
+    core = scheduler(budget=20)
+    one, other = unit("a", threads=2), unit("b", threads=2)
+    learnt(core, one, other, load=1.0, service=4.0)
+    loaded_at_once = [request("r1", one), request("r2", other, caller="y")]
+    for asked in loaded_at_once:
+        core.on_request(asked, 100.0)
+    core.on_ready(one.id, 101.0)
+    core.on_ready(other.id, 101.0)
+    assert [grant.request.id for grant in core.grants] == ["r1"]
+    assert eta(core, request("r3", one, caller="z"), 101.0) == 4.0 + 4.0
+    assert eta(core, request("r4", other, caller="w"), 101.0) == 4.0 + 4.0 + 4.0
+
+
+def test_what_nobody_has_measured_has_no_estimate() -> None:
+    """A number that left out what is in front would be too low."""
+    core = scheduler()
+    learnt(core, B, load=3.0, service=8.0)
+    core.on_request(request("r1", A), 100.0)
+    core.on_ready(A.id, 103.0)
+    assert eta(core, request("r2", B, caller="y"), 103.0) is None
+
+
 def test_a_measured_footprint_replaces_the_estimate() -> None:
     """A unit larger than estimated pushes out what is idle, and the next plan counts what was measured."""
     core = scheduler()

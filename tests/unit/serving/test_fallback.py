@@ -1,6 +1,7 @@
 """What fails walks the chain, engine by engine and candidate by candidate; what must not, does not."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,13 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from serai.auth.secrets import SecretNotFound
 from serai.clock import ManualClock
 from serai.engines.base import Run
 from serai.engines.catalogue import CATALOGUE
-from serai.errors import EngineFailed, InvalidInput, LoadFailed, OutOfMemory, SeraiError, WorkerHung
+from serai.errors import ConfigurationError, EngineFailed, InvalidInput, LoadFailed, OutOfMemory, SeraiError, WorkerHung
 from serai.events import Failed
+from serai.outbound import OutboundSecret
 from serai.registry.decision import Reason
 from serai.registry.errors import CandidateInCooldown
 from serai.registry.failure import FIRST_COOLDOWN_S
@@ -481,6 +484,29 @@ async def test_a_missing_key_of_another_server_is_no_mistake_of_the_caller(stage
     assert chain_of(answer) == ["far@1.0.0 failed", "near@1.0.0 served"]
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (SecretNotFound("There is no secret key."), "There is no secret key "),
+        (InvalidInput.at("value", "is wrong"), "The secret key .* cannot be sent"),
+        (ConfigurationError("It cannot be decrypted."), "The secret key .* cannot be read"),
+    ],
+)
+async def test_what_is_wrong_with_a_secret_is_told(
+    sqlite: Database, tmp_path: Path, error: SeraiError, words: str
+) -> None:
+    """One that is not there, one that no header can carry, one that cannot be decrypted."""
+
+    async def reveal(name: str) -> OutboundSecret:
+        raise error
+
+    async with staged(sqlite, tmp_path, reveal=reveal) as stage:
+        stage.remote("far", "http://127.0.0.1:9/v1", secret="key")
+        answer, _ = await stage.ask(service=None, model="far")
+    assert answer.error is not None
+    assert re.match(words, answer.error.message)
+
+
 async def test_a_server_that_fails_again_and_again_is_left_alone(sqlite: Database, tmp_path: Path) -> None:
     """Its circuit opens after some failures; later one call tries it, and its success closes the circuit."""
     clock = ManualClock()
@@ -509,9 +535,15 @@ async def test_a_server_that_fails_again_and_again_is_left_alone(sqlite: Databas
 
 def test_a_code_becomes_the_error_that_it_is_of() -> None:
     """What a worker told by its code is the same class again; an unknown code is a failure of the engine."""
-    known: list[SeraiError] = [InvalidInput("a"), OutOfMemory("b", hint="c"), WorkerHung("d"), LoadFailed("e")]
+    known: list[SeraiError] = [
+        InvalidInput("a"),
+        InvalidInput.at("task", "is wrong"),
+        OutOfMemory("b", hint="c"),
+        WorkerHung("d"),
+        LoadFailed("e"),
+    ]
     for error in known:
         again = error_of(Failed.of(error))
         assert type(again) is type(error)
-        assert (again.message, again.hint) == (error.message, error.hint)
+        assert (again.message, again.hint, again.details) == (error.message, error.hint, error.details)
     assert type(error_of(Failed(code="WHAT", message="?"))) is EngineFailed

@@ -15,6 +15,7 @@ from serai.api.json_lines import encode
 from serai.api.wire import Wire
 from serai.auth.policy import Role
 from serai.chat.chats import Ask, timeout_of
+from serai.chat.keep_alive import KeepAlive, keep_alive_of
 from serai.chat.messages import ToolCall, from_openai, openai_call, tools_of
 from serai.chat.output import Thought
 from serai.chat.prompts import template_options
@@ -26,7 +27,6 @@ from serai.events import Loading, Queued, Text
 routes = Routes("chat")
 
 Number = int | float | None
-KeepAlive = Annotated[float, Field(ge=-1, le=366 * 86400)] | None
 NS = 1_000_000_000
 
 Keep = Callable[[Gathered, Ending], Awaitable[None]]
@@ -64,7 +64,9 @@ class AnswerIn(SamplingIn):
     think: bool | None = Field(None, description="Whether a model that can think before it answers does.")
     template_options: dict[str, Any] | None = None
     timeout: Number = Field(None, description="Seconds for the whole answer, 1 to 600.")
-    keep_alive: KeepAlive = Field(None, description="Seconds that the model stays loaded afterwards; -1: for ever.")
+    keep_alive: KeepAlive = Field(
+        None, description="How long the model stays loaded afterwards: seconds, or as 10m or 1h30m; -1: for ever."
+    )
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
 
     def ask(self, **values: Any) -> Ask:
@@ -78,7 +80,7 @@ class AnswerIn(SamplingIn):
             think=self.think,
             options=template_options(self.template_options, "template_options"),
             timeout_s=timeout_of(self.timeout),
-            keep_alive=self.keep_alive,
+            keep_alive=keep_alive_of(self.keep_alive),
             priority=self.priority,
             names={"grammar": "response_format", "chat_template_kwargs": "template_options"},
         )
@@ -151,23 +153,25 @@ def message_of(choice: Choice) -> dict[str, Any]:
 
 
 def _end_of(reply: Reply, ending: Ending) -> dict[str, Any]:
-    """Return how an answer ended: durations in nanoseconds, counts, who answered."""
-    return {
+    """Return how an answer ended: durations in nanoseconds, counts as far as they are known, who answered."""
+    told: dict[str, Any] = {
         "done_reason": ending.finish_reasons[0],
         "total_duration": round(ending.total_s * NS),
         "load_duration": round(ending.load_s * NS),
-        "prompt_eval_count": ending.prompt_tokens,
-        "prompt_eval_duration": round(ending.prompt_s * NS),
         "eval_count": ending.completion_tokens,
         "eval_duration": round(ending.generation_s * NS),
-        "usage": {
+        "decision": reply.decision.document(),
+    }
+    if ending.is_counted:
+        told["prompt_eval_count"] = ending.prompt_tokens
+        told["prompt_eval_duration"] = round(ending.prompt_s * NS)
+        told["usage"] = {
             "prompt_tokens": ending.prompt_tokens,
             "completion_tokens": ending.completion_tokens,
             "total_tokens": ending.total_tokens,
             "cached_tokens": ending.cached_tokens,
-        },
-        "decision": reply.decision.document(),
-    }
+        }
+    return told
 
 
 async def _frames(reply: Reply, keep: Keep | None) -> AsyncGenerator[bytes, None]:

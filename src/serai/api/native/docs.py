@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated, Literal
 
-from fastapi import Path
+from fastapi import FastAPI, Path
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -110,9 +110,16 @@ async def asset(name: Asset) -> Response:
 
 
 @routes.get("/openapi.json", access=Role.VIEWER, include_in_schema=False)
-async def openapi(request: Request) -> JSONResponse:
-    """Return the description of the API."""
-    return JSONResponse(request.app.openapi())
+async def openapi(request: Request) -> Response:
+    """Return the description of the API. The first call makes it, in seconds that keep nobody else waiting."""
+    app = request.app
+    if not hasattr(app.state, "description"):
+        app.state.description = asyncio.ensure_future(asyncio.to_thread(_described, app))
+    return Response(await asyncio.shield(app.state.description), media_type="application/json")
+
+
+def _described(app: FastAPI) -> bytes:
+    return bytes(JSONResponse(app.openapi()).body)
 
 
 def _asks_for_ollama(headers: Headers) -> bool:

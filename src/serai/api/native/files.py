@@ -4,24 +4,18 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Path, Query
-from msgspec import to_builtins
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from serai.api.access import Routes, actor_of, caller_of, parts_of
 from serai.api.changes import change
-from serai.api.parts import Parts
+from serai.api.uploads import BINARY, proven, put_within_quota, quota_of
 from serai.api.wire import Cursor, Limit, Page, Wire, page_of, place_of
 from serai.auth.policy import Caller, Role
-from serai.decode.errors import MediaMalformed
-from serai.decode.messages import MediaInfo
-from serai.errors import InternalError, InvalidInput, TooLarge, UnsupportedMedia
+from serai.errors import InternalError
 from serai.files import store
-from serai.storage import links
 
 routes = Routes("files")
-
-_PROOF_SIDE = 64
 
 FileId = Annotated[str, Path(max_length=64)]
 FileName = Annotated[str, Query(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$", description="For people; no path.")]
@@ -52,35 +46,28 @@ def show(file: store.File) -> FileOut:
     )
 
 
-@routes.post("/files", access=Role.USER, status_code=201, rehearsable=False)
+@routes.post(
+    "/files",
+    access=Role.USER,
+    status_code=201,
+    rehearsable=False,
+    request_body={"required": True, "content": {"application/octet-stream": {"schema": {**BINARY, "minLength": 1}}}},
+)
 async def upload(request: Request, name: FileName = "") -> FileOut:
     """Upload a picture, sound or video as the bare body. What cannot be opened safely is refused."""
-    parts, caller = parts_of(request), caller_of(request)
-    quota = caller.disk_quota_bytes if caller.disk_quota_bytes is not None else parts.settings.disk_quota_bytes
-    left = quota - await parts.database.read(links.usage, caller.user_id)
-    if left <= 0:
-        raise store.over_quota(quota - left, quota, 1)
-    most = min(parts.settings.max_body_bytes, left)
-    try:
-        blob = await parts.blobs.put(request.stream(), max_bytes=most)
-    except TooLarge:
-        if most == left:
-            raise store.over_quota(quota - left, quota, left + 1) from None
-        raise
-    if blob.size == 0:
-        raise InvalidInput.at("body", "is empty")
-    info = await _probe(parts, blob.digest)
+    parts = parts_of(request)
+    sent = await proven(request, await put_within_quota(request, request.stream()))
     file = store.File(
         id=parts.new_id("file"),
-        owner_id=caller.user_id,
-        digest=blob.digest,
+        owner_id=caller_of(request).user_id,
+        digest=sent.blob.digest,
         name=name,
-        media_type=info.media_type,
-        size=blob.size,
-        info={name: value for name, value in to_builtins(info).items() if value is not None},
+        media_type=sent.info.media_type,
+        size=sent.blob.size,
+        info=sent.told,
         created_at=parts.clock.now(),
     )
-    return show(await parts.database.run(store.add, file, quota, actor_of(request)))
+    return show(await parts.database.run(store.add, file, quota_of(request), actor_of(request)))
 
 
 @routes.get("/files", access=Role.VIEWER)
@@ -98,6 +85,7 @@ async def get_file(request: Request, file_id: FileId) -> FileOut:
 
 
 @routes.get("/files/{file_id}/content", access=Role.VIEWER, response_class=Response)
+@routes.head("/files/{file_id}/content", access=Role.VIEWER, response_class=Response)
 async def get_content(request: Request, file_id: FileId) -> Response:
     """Return a file's bytes, as an attachment that no browser runs."""
     file = await _file(request, file_id)
@@ -109,6 +97,8 @@ async def get_content(request: Request, file_id: FileId) -> Response:
         "content-security-policy": "sandbox; default-src 'none'",
         "etag": f'"{file.digest}"',
     }
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type=file.media_type)
     return StreamingResponse(parts_of(request).blobs.read(file.digest), media_type=file.media_type, headers=headers)
 
 
@@ -117,22 +107,6 @@ async def delete_file(request: Request, file_id: FileId) -> None:
     """Remove a file; its bytes go when nothing else holds them."""
     owner, now = _owner(caller_of(request)), parts_of(request).clock.now()
     await change(request, store.remove, file_id, owner, actor_of(request), now)
-
-
-async def _probe(parts: Parts, digest: str) -> MediaInfo:
-    """Say what the blob holds. Raises what the decoder raises, and then the blob is not kept."""
-    with await parts.blobs.open(digest) as content:
-        try:
-            info = await parts.decoder.probe(content)
-            if info.kind == "image":  # small enough to be opened whole, so that no damaged one is kept
-                await parts.decoder.image(content, max_side=_PROOF_SIDE)
-        except (MediaMalformed, UnsupportedMedia):
-            # Content alone decided, so whoever sends the same bytes is refused too, and nobody is about to name
-            # this blob. Not so where time or memory decided: those are left to the collector.
-            if not await parts.database.read(links.recorded, [digest]):
-                await parts.blobs.delete(digest)
-            raise
-    return info
 
 
 async def _file(request: Request, file_id: str) -> store.File:

@@ -23,6 +23,7 @@ async def get_status(request: Request, job_id: jobs.JobId) -> jobs.JobOut:
 
 
 @_images.get("/api/image/{image_id}", access=Role.VIEWER, response_class=Response, responses=images.FILE_ANSWERS)
+@_images.head("/api/image/{image_id}", access=Role.VIEWER, response_class=Response)
 async def get_image(request: Request, image_id: images.ImageId, size: images.Size = "full") -> Response:
     """The same as GET /images/{image_id}."""
     return await images.get_image(request, image_id, size)

@@ -120,6 +120,7 @@ async def list_images(
     until: Annotated[Moment | None, Query(alias="to", description="Made before.")] = None,
 ) -> Page[PictureOut]:
     """List your pictures, the newest first; an admin sees all."""
+    _check_model(model)
     found, place = await parts_of(request).database.read(
         store.search,
         owner_id=_owner(caller_of(request)),
@@ -141,6 +142,7 @@ async def list_images(
     response_class=Response,
     responses=FILE_ANSWERS,
 )
+@routes.head("/images/{image_id}", access=Role.VIEWER, response_class=Response)
 async def get_image(request: Request, image_id: ImageId, size: Size = "full") -> Response:
     """Return a picture as a file, for ever the same: with an ETag, in ranges, to be shown in a page and never run."""
     return await picture_response(request, await _picture(request, image_id), size)
@@ -193,11 +195,19 @@ async def archive_images(request: Request, body: ArchiveIn) -> Response:
         raise InvalidInput.at("ids", "or filter must be given, and not both")
     parts, owner = parts_of(request), _owner(caller_of(request))
     if body.filter is not None:
+        _check_model(body.filter.model)
         pictures = _found(parts.database, body.filter, owner)
     else:
         pictures = _each(await parts.database.read(_all_of, body.ids or [], owner))
     headers = {"content-disposition": 'attachment; filename="pictures.zip"'}
     return Live(archive(pictures, parts.blobs), headers, media_type="application/zip", heartbeat=None)
+
+
+def _check_model(model: str | None) -> None:
+    """Refuse what would find nothing: the pictures of a model are found together, whatever its version."""
+    if model is not None and "@" in model:
+        name = model.partition("@")[0]
+        raise InvalidInput.at("model", "must be a model without a version", hint=f"Send model={name} alone.")
 
 
 def _all_of(connection: Connection, ids: list[str], owner: str | None) -> list[Picture]:

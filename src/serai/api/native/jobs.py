@@ -14,17 +14,23 @@ from serai.api.access import Routes, actor_of, caller_of, parts_of
 from serai.api.changes import change
 from serai.api.enqueue import enqueue as enqueue_job
 from serai.api.enqueue import one_key, prepare
+from serai.api.image_jobs import enqueue_images
 from serai.api.streams import SSE_TYPE, sse, with_heartbeat
 from serai.api.wire import Cursor, Limit, Moment, Page, Wire, place_of, token_of
 from serai.audit import Actor, record
-from serai.auth.policy import Caller, Role
+from serai.auth.policy import ANY_SCOPE, Caller, Role
 from serai.errors import InvalidInput
+from serai.images.inputs import hold_inputs
+from serai.images.model import KIND as IMAGES
+from serai.images.model import ImageRequest
 from serai.jobs import store
 from serai.jobs.model import DEFAULT_PRIORITY, Job
 from serai.jobs.webhooks import owner_secret
 from serai.storage.database import Connection
 
 routes = Routes("jobs")
+
+_RESUMED = "Last-Event-ID"
 
 JobId = Annotated[str, Path(max_length=64)]
 StatusName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -81,7 +87,21 @@ async def enqueue(
 
 
 async def accept(request: Request, body: JobIn, *, idempotency_key: str | None) -> Accepted:
-    """Enqueue a job for the caller. Raises Forbidden where its kind asks for a higher role."""
+    """Enqueue a job for the caller, once all is checked that can be known of it before.
+
+    Raises Forbidden where its kind asks for a higher role.
+    """
+    if body.kind == IMAGES:
+        asked = ImageRequest.of(body.payload)
+        job = await enqueue_images(
+            request,
+            asked,
+            scope=ANY_SCOPE,
+            priority=body.priority,
+            idempotency_key=idempotency_key,
+            webhook_url=body.webhook_url,
+        )
+        return _accepted(job)
     new = prepare(
         request,
         body.kind,
@@ -149,13 +169,18 @@ async def delete_job(request: Request, job_id: JobId) -> None:
 async def events(
     request: Request,
     job_id: JobId,
-    last_event_id: Annotated[str | None, Header(max_length=32)] = None,
+    last_event_id: Annotated[str | None, Header()] = None,
     after: Annotated[int | None, Query(ge=0, lt=2**63, description="As Last-Event-ID.")] = None,
 ) -> Response:
     """Follow a job as server-sent events, to its end. Events with an id are kept: resume with Last-Event-ID."""
     parts, owner = parts_of(request), _owner(caller_of(request))
     start = after if last_event_id is None else _event_number(last_event_id)
-    await parts.database.read(store.events, job_id, owner_id=owner, after=start, limit=1)
+    try:
+        await parts.database.read(store.events, job_id, owner_id=owner, after=start, limit=1)
+    except InvalidInput as error:
+        if last_event_id is None:
+            raise
+        raise InvalidInput.at(_RESUMED, "names an event that this job never had") from error
 
     async def frames() -> AsyncGenerator[bytes, None]:
         async with aclosing(parts.feed.follow(job_id, owner_id=owner, after=start)) as followed:
@@ -182,7 +207,8 @@ async def cancel(request: Request, job_id: JobId) -> JobOut:
 async def retry(request: Request, job_id: JobId) -> Accepted:
     """Enqueue a job that failed or was cancelled again, as a new one."""
     parts, owner = parts_of(request), _owner(caller_of(request))
-    job = await change(request, _retry, parts.clock, job_id, owner, parts.new_id("job"), actor_of(request))
+    usual = parts.settings.disk_quota_bytes
+    job = await change(request, _retry, parts.clock, job_id, owner, parts.new_id("job"), actor_of(request), usual)
     return _accepted(job)
 
 
@@ -194,9 +220,13 @@ def _cancel(connection: Connection, clock: Any, job_id: str, owner: str | None, 
     return job
 
 
-def _retry(connection: Connection, clock: Any, job_id: str, owner: str | None, new_id: str, actor: Actor) -> Job:
+def _retry(
+    connection: Connection, clock: Any, job_id: str, owner: str | None, new_id: str, actor: Actor, usual: int
+) -> Job:
     before = store.get(connection, job_id, owner_id=owner)
     job = store.retry(connection, clock, job_id, owner_id=owner, new_id=new_id)
+    if job.kind == IMAGES:
+        hold_inputs(connection, job, usual, clock.now())
     _record(connection, actor, "jobs.retry", clock.now(), before, job)
     return job
 
@@ -246,7 +276,7 @@ def _plain(value: Any) -> dict[str, Any] | None:
 
 def _event_number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise InvalidInput.at("Last-Event-ID", "must be the id of an event of this job")
+        raise InvalidInput.at(_RESUMED, "must be the id of an event of this job")
     return int(text)
 
 

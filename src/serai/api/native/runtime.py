@@ -13,6 +13,7 @@ from serai.api.changes import Rehearsed
 from serai.api.wire import Page, Wire
 from serai.audit import record
 from serai.auth.policy import Role
+from serai.chat.keep_alive import KeepAlive, keep_alive_of
 from serai.serving.residency import InMemory, named
 from serai.storage.database import Connection
 
@@ -22,8 +23,8 @@ Reference = Annotated[str, Path(max_length=300, description="A model, model@vers
 
 
 class LoadIn(Wire):
-    keep_alive: Annotated[float, Field(ge=-1, le=366 * 86400)] | None = Field(
-        None, description="Seconds that it stays after its last use; -1: until it is unloaded."
+    keep_alive: KeepAlive = Field(
+        None, description="How long it stays after its last use: seconds, or as 10m; -1: until it is unloaded."
     )
     timeout_s: Annotated[float, Field(ge=1, le=600)] | None = Field(None, description="How long to wait for it.")
 
@@ -66,12 +67,13 @@ async def load(request: Request, reference: Reference, body: LoadIn | None = Non
     """Load a model before it is asked for; answers when it is ready."""
     parts = parts_of(request)
     wanted = body or LoadIn.model_validate({})
+    keep_alive = keep_alive_of(wanted.keep_alive)
     if is_rehearsal(request):
         name = named(await parts.registry.current(), reference).name
-        raise Rehearsed.of("models.load", "version", name, after={"keep_alive": wanted.keep_alive})
+        raise Rehearsed.of("models.load", "version", name, after={"keep_alive": keep_alive})
     timeout_s = wanted.timeout_s or parts.settings.load_timeout_s
-    found = await parts.serving.preload(reference, keep_alive=wanted.keep_alive, timeout_s=timeout_s)
-    await _audited(request, "models.load", reference, {"keep_alive": wanted.keep_alive})
+    found = await parts.serving.preload(reference, keep_alive=keep_alive, timeout_s=timeout_s)
+    await _audited(request, "models.load", reference, {"keep_alive": keep_alive})
     known = {one.loaded.unit: one for one in await parts.serving.loaded()}
     return show(known.get(found.unit) or InMemory(loaded=found, versions=found.names, services=()))
 

@@ -1,5 +1,6 @@
 """Named secrets of the server: set by an admin, sent to their origins only, shown to nobody."""
 
+import re
 from datetime import datetime
 from typing import Annotated
 
@@ -12,8 +13,12 @@ from serai.api.changes import change
 from serai.api.wire import Cursor, Limit, Page, Wire, page_of, place_of
 from serai.auth.policy import Role
 from serai.auth.secrets import SecretInfo
+from serai.errors import InvalidInput
 
 routes = Routes("secrets")
+
+_SENDABLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+"""What a header can carry: visible ASCII, with blanks inside."""
 
 SecretName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Origin = Annotated[str, Field(max_length=300, pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+$")]
@@ -61,6 +66,12 @@ async def list_secrets(request: Request, limit: Limit = 50, cursor: Cursor = Non
 async def put_secret(request: Request, name: SecretName, body: SecretIn) -> SecretOut:
     """Set a secret and the origins to which it may be sent."""
     parts = parts_of(request)
+    if body.value is not None and not _SENDABLE.fullmatch(body.value):
+        raise InvalidInput.at(
+            "value",
+            "has characters that no header can carry",
+            hint="Send the key as it was given: ASCII letters, digits and signs, no line break or blank at its ends.",
+        )
     origins = sorted({origin.lower() for origin in body.origins})
     now, actor = parts.clock.now(), actor_of(request)
     return show(await change(request, parts.secrets.put, name, body.value, origins, actor, now))

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serai.api.access import Routes, caller_of, is_rehearsal
+from serai.api.answers import serving_of
 from serai.api.changes import Rehearsed
 from serai.api.native.chat import AnswerIn, SamplingIn, answered
 from serai.api.wire import Wire
@@ -25,6 +26,7 @@ from serai.chat.sessions import (
     Sessions,
     Turn,
     answer_message,
+    one_of,
 )
 from serai.chat.store import Session
 
@@ -69,8 +71,9 @@ class MessageIn(AnswerIn):
 
 @routes.post("/sessions", access=Role.USER, status_code=201)
 async def create_session(request: Request, body: SessionIn) -> SessionOut:
-    """Begin a chat whose history is kept here."""
+    """Begin a chat whose history is kept here. Refused where POST /chat with the same model or service is."""
     caller = caller_of(request)
+    await serving_of(request).check(one_of(body.model, body.service))
     first = from_openai([*([{"role": "system", "content": body.system}] if body.system else []), *body.messages])
     options = body.sampling()
     if is_rehearsal(request):

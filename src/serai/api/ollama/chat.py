@@ -12,13 +12,13 @@ from serai.api.answers import Live, begun, chats_of, embedder_of, json_response,
 from serai.api.image_jobs import ImagesAccepted, ImagesIn, Key, accept
 from serai.api.ollama import encoding, errors, images
 from serai.api.ollama.encoding import Kind, Lines, moment
-from serai.api.ollama.wire import EmbeddingIn, EmbedIn, GenerateBody, OllamaChatIn, keep_alive_of
+from serai.api.ollama.wire import EmbeddingIn, EmbedIn, GenerateBody, OllamaChatIn
 from serai.api.streams import NDJSON_TYPE
 from serai.auth.policy import Role, check_access
 from serai.chat.chats import MAX_TIMEOUT_S, Ask
 from serai.chat.embeddings import Embeddings
+from serai.chat.keep_alive import keep_alive_of
 from serai.chat.reply import Gathered
-from serai.errors import InvalidInput
 from serai.serving.errors import NotInMemory
 
 routes = Routes("chat")
@@ -61,13 +61,19 @@ async def embed(request: Request, body: EmbedIn) -> Response:
     clock = parts_of(request).clock
     texts = (body.input,) if isinstance(body.input, str) else tuple(body.input)
     started = clock.monotonic()
-    found = await _embedded(request, body.model, texts, keep_alive_of(body.keep_alive))
-    if body.dimensions not in (None, found.dimensions):
-        raise InvalidInput.at("dimensions", f"must be {found.dimensions}, which is what this model gives")
+    found = await _embedded(
+        request,
+        body.model,
+        texts,
+        keep_alive_of(body.keep_alive),
+        dimensions=body.dimensions,
+        truncate=body.truncate is not False,
+    )
     vectors = [_normalised(found.numbers(number)) for number in range(len(texts))]
     told = {"model": body.model, "embeddings": vectors, "prompt_eval_count": found.prompt_tokens}
     took = round((clock.monotonic() - started) * encoding.NS)
-    return json_response({**told, "total_duration": took, "load_duration": 0}, headers=found.headers)
+    loaded = round(found.load_s * encoding.NS)
+    return json_response({**told, "total_duration": took, "load_duration": loaded}, headers=found.headers)
 
 
 @routes.post(
@@ -130,8 +136,24 @@ async def _residence(
     return Response(encoding.line(told), media_type=NDJSON_TYPE)
 
 
-async def _embedded(request: Request, model: str, texts: tuple[str, ...], keep_alive: float | None) -> Embeddings:
-    work = embedder_of(request).embed(model, texts, caller_of(request), timeout_s=MAX_TIMEOUT_S, keep_alive=keep_alive)
+async def _embedded(
+    request: Request,
+    model: str,
+    texts: tuple[str, ...],
+    keep_alive: float | None,
+    *,
+    dimensions: int | None = None,
+    truncate: bool = True,
+) -> Embeddings:
+    work = embedder_of(request).embed(
+        model,
+        texts,
+        caller_of(request),
+        timeout_s=MAX_TIMEOUT_S,
+        dimensions=dimensions,
+        truncate=truncate,
+        keep_alive=keep_alive,
+    )
     return await unless_gone(request, work)
 
 

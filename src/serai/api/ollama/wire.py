@@ -1,6 +1,5 @@
 """What Ollama's clients send. Options that only say how to use the machine are taken as hints; the rest counts."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -9,12 +8,12 @@ from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 from serai.api.image_jobs import ImagesIn
 from serai.api.wire import Wire
 from serai.chat.chats import Ask
+from serai.chat.keep_alive import KeepAlive, keep_alive_of
 from serai.chat.messages import Message, from_ollama, picture_of, tools_of
 from serai.chat.sampling import checked
 from serai.errors import InvalidInput
 
 Model = Annotated[str, Field(min_length=1, max_length=300)]
-KeepAlive = int | float | str | None
 Think = bool | Literal["low", "medium", "high", "max"] | None
 
 DEFAULTS: Mapping[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
@@ -43,32 +42,6 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
     "penalize_newline": (True, False),
 }
 """Options that we do not have, with the values that change nothing."""
-
-_DURATION = re.compile(r"(?P<seconds>-?\d+)|(?P<sign>-?)(?P<parts>(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+)", re.ASCII)
-_MAX_DURATION_CHARACTERS = 32
-MAX_KEEP_ALIVE_S = 366 * 86400
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def keep_alive_of(value: KeepAlive) -> float | None:
-    """Return the seconds of a number or of a duration as Go writes it ('10m', '1h30m'); -1 for ever: negative ones."""
-    if value is None:
-        return None
-    seconds = _duration(value) if isinstance(value, str) else float(value)
-    if seconds > MAX_KEEP_ALIVE_S:
-        raise InvalidInput.at("keep_alive", "must be at most a year; -1 means for ever")
-    return -1.0 if seconds < 0 else seconds
-
-
-def _duration(text: str) -> float:
-    match = _DURATION.fullmatch(text) if len(text) <= _MAX_DURATION_CHARACTERS else None
-    if match is None:
-        raise InvalidInput.at("keep_alive", "must be seconds or a duration such as 10m, 1h30m or -1")
-    if match["seconds"] is not None:
-        return float(match["seconds"])
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", match["parts"])
-    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    return -seconds if match["sign"] else seconds
 
 
 def sampling_of(options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -187,7 +160,7 @@ class EmbedIn(Wire):
     model: Model
     input: str | list[str] = Field([])
     truncate: bool | None = None
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=65536)] | None = None
     options: dict[str, Any] | None = None
     keep_alive: KeepAlive = None
 

@@ -9,10 +9,11 @@ from starlette.responses import Response
 
 from serai.api.access import Routes, caller_of
 from serai.api.answers import embedder_of, json_response, unless_gone
-from serai.api.openai.wire import KeepAlive, Model, Number
+from serai.api.openai.wire import Model, Number
 from serai.api.wire import Wire
 from serai.auth.policy import Role
 from serai.chat.chats import MAX_TIMEOUT_S, timeout_of
+from serai.chat.keep_alive import KeepAlive, keep_alive_of
 from serai.errors import InvalidInput
 
 routes = Routes("chat")
@@ -22,7 +23,7 @@ class EmbeddingsIn(Wire):
     model: Model
     input: str | list[str] | list[int] | list[list[int]]
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=65536)] | None = None
     user: str | None = None
     timeout: Number = None
     keep_alive: KeepAlive = None
@@ -49,11 +50,10 @@ async def embeddings(request: Request, body: EmbeddingsIn) -> Response:
         body.texts(),
         caller_of(request),
         timeout_s=timeout_of(body.timeout) or MAX_TIMEOUT_S,
-        keep_alive=body.keep_alive,
+        dimensions=body.dimensions,
+        keep_alive=keep_alive_of(body.keep_alive),
     )
     found = await unless_gone(request, work)
-    if body.dimensions not in (None, found.dimensions):
-        raise InvalidInput.at("dimensions", f"must be {found.dimensions}, which is what this model gives")
 
     def shown(index: int) -> Any:
         if body.encoding_format == "float":

@@ -19,16 +19,16 @@ from serai.api.errors import NO_RETRY
 from serai.api.json_lines import encode
 from serai.api.openai import errors
 from serai.api.openai.encoding import comments
-from serai.api.openai.images_uploads import Uploads
 from serai.api.openai.images_urls import address_of
-from serai.api.openai.images_wire import Wish
-from serai.errors import DeadlineExceeded, SeraiError
+from serai.api.openai.images_wire import Wish, in_our_words
+from serai.errors import DeadlineExceeded, InvalidInput, SeraiError
 from serai.events import Done, Event, Failed, Media
 from serai.jobs import store
 from serai.jobs.model import Job
 from serai.registry.decision import Decision
+from serai.registry.snapshot import RegistrySnapshot
 from serai.serving.errors import error_of
-from serai.serving.headers import decision_headers
+from serai.serving.headers import decision_headers, deprecation_headers
 
 Output = Media | Done
 
@@ -37,14 +37,13 @@ _UNTOLD = {"quality": "auto", "background": "opaque"}
 
 
 class Drawing:
-    """The job of one call, followed to its end. Closed before that, it is cancelled; the call's files go with it."""
+    """The job of one call, followed to its end. Closed before that, it is cancelled."""
 
-    def __init__(self, request: Request, job: Job, uploads: Uploads, wish: Wish) -> None:
+    def __init__(self, request: Request, job: Job, wish: Wish) -> None:
         parts = parts_of(request)
         self.request = request
         self.wish = wish
         self._job = job
-        self._uploads = uploads
         self._awaited = Awaited(parts, job)
         self._events = self._awaited.events()
         self._next: asyncio.Future[Event] | None = None
@@ -67,7 +66,8 @@ class Drawing:
         until = self._until if within_s is None else min(self._until, self._now() + within_s)
         while (event := await self._event(until)) is not None:
             if isinstance(event, Failed):
-                raise error_of(event)
+                error = error_of(event)
+                raise in_our_words(error) if isinstance(error, InvalidInput) else error
             if isinstance(event, Media | Done):
                 return event
         if self._now() >= self._until:
@@ -83,18 +83,18 @@ class Drawing:
 
     async def headers(self) -> dict[str, str]:
         """Return what is told of the call in headers, as it stands."""
-        job = await parts_of(self.request).database.read(store.get, self._job.id, owner_id=self._job.owner_id)
-        return {**headers_of(job), **_aside(self.wish)}
+        parts = parts_of(self.request)
+        job = await parts.database.read(store.get, self._job.id, owner_id=self._job.owner_id)
+        return {**headers_of(job, await parts.registry.current()), **_aside(self.wish)}
 
     async def aclose(self) -> None:
-        """End the job, if it goes on, and remove the call's files."""
+        """End the job, if it goes on."""
         with CancelScope(shield=True):
             if self._next is not None:
                 self._next.cancel()
                 await asyncio.gather(self._next, return_exceptions=True)
             await self._events.aclose()
             await self._awaited.aclose()
-            await self._uploads.aclose()
 
     async def _event(self, until: float) -> Event | None:
         """Return the next event; None where none came in time, which loses none."""
@@ -131,13 +131,18 @@ async def _whole(drawing: Drawing) -> Response:
     return await asyncio.to_thread(json_response, told, 200, await drawing.headers())
 
 
-def headers_of(job: Job) -> dict[str, str]:
-    """Return the job, and who draws, in place of whom and why, as other answers do; a decision may be to come."""
+def headers_of(job: Job, snapshot: RegistrySnapshot) -> dict[str, str]:
+    """Return the job, and what other answers tell: who draws, why, in place of whom. A decision may be to come."""
     headers = {"X-Serai-Job": job.id}
-    if job.decision is not None:
-        decision = msgspec.convert(job.decision, Decision)
-        headers |= decision_headers(decision, str(job.decision.get("id", "")))
-    return {name: value for name, value in headers.items() if value}
+    if job.decision is None:
+        return headers
+    decision = msgspec.convert(job.decision, Decision)
+    headers |= decision_headers(decision, str(job.decision["id"]))
+    entry = snapshot.models.get(decision.model)
+    candidate = None if entry is None else entry.candidates.get(decision.version)
+    if candidate is not None:
+        headers |= deprecation_headers(candidate.version, snapshot.rules)
+    return headers
 
 
 def usage_of(result: Mapping[str, Any]) -> dict[str, Any]:

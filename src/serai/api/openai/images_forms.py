@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from serai.api.body import check_text, parse_json
 from serai.api.errors import of_validation
+from serai.api.uploads import BINARY
 from serai.api.wire import Wire
 from serai.errors import InvalidInput, MalformedRequest, UnsupportedMedia
 
@@ -25,6 +26,9 @@ _PLAIN = frozenset({
     *("background", "output_format", "moderation", "complexity", "input_fidelity"),
 })  # fmt: skip
 """Fields that are texts; every other one is a number, a boolean, or JSON."""
+
+_BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
+"""What the library leaves untold of bounds on whole and other numbers."""
 
 Body = TypeVar("Body", bound=Wire)
 
@@ -49,6 +53,45 @@ class Form:
         if upload is None:
             raise InvalidInput.at(name, "is missing: send a picture as a file of the form")
         return upload
+
+
+def described(kind: type[Wire], files: Mapping[str, str]) -> dict[str, Any]:
+    """Return the description of a form with the fields of `kind` and these files, of which the first must be there.
+
+    A form has no null, and what is neither text nor number is JSON in it.
+    """
+    schema = kind.model_json_schema()
+    kinds = schema.get("$defs", {})
+    fields = {name: _of_a_form(field, kinds) for name, field in schema["properties"].items()}
+    binary = {name: {**BINARY, "description": told} for name, told in files.items()}
+    whole = {
+        "type": "object",
+        "properties": {**binary, **fields},
+        "required": [next(iter(files)), *schema.get("required", ())],
+        "additionalProperties": False,
+    }
+    as_json = {name: {"contentType": "application/json"} for name, field in fields.items() if "items" in field}
+    form = {"schema": whole, **({"encoding": as_json} if as_json else {})}
+    return {"required": True, "content": {"multipart/form-data": form}}
+
+
+def _of_a_form(field: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field without null, names of other schemas, and bounds in the library's own words."""
+    told = {_BOUNDS.get(name, name): value for name, value in field.items() if name not in ("anyOf", "title")}
+    if told.get("default", "") is None:
+        del told["default"]
+    options = [option for option in field.get("anyOf", ()) if option.get("type") != "null"]
+    if {option.get("type") for option in options} == {"integer", "number"}:
+        told["type"] = "number"
+    elif len(options) == 1:
+        told |= _of_a_form(options[0], kinds)
+    elif options:
+        told["anyOf"] = options
+    if "$ref" in told.get("items", {}):
+        item = kinds[told["items"]["$ref"].rpartition("/")[2]]
+        inner = {name: _of_a_form(one, kinds) for name, one in item["properties"].items()}
+        told["items"] = {**item, "properties": inner}
+    return told
 
 
 @asynccontextmanager

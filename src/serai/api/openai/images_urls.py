@@ -47,6 +47,7 @@ def address_of(request: Request, picture_id: str) -> str:
 
 
 @routes.get(_PATH + "{picture_id}", access=PUBLIC, operation_id="openai_read_image", response_class=Response)
+@routes.head(_PATH + "{picture_id}", access=PUBLIC, response_class=Response)
 async def read_image(request: Request, picture_id: PictureId, expires: Expires, signature: Signature) -> Response:
     """Return a picture to whoever has its signed address: `url` of POST /v1/images/generations."""
     parts = parts_of(request)

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from serai.api.image_jobs import check_prompt
 from serai.api.openai.wire import Model, Number
 from serai.api.wire import Wire
 from serai.chat.chats import timeout_of
 from serai.errors import InvalidInput
-from serai.images.model import MAX_PROMPT, MAX_SEED, ImageRequest
+from serai.images.model import MAX_PROMPT, MAX_SEED, MAX_SIDE, ImageRequest
 from serai.jobs.model import DEFAULT_PRIORITY
 
 MAX_IMAGES = 8
@@ -150,6 +151,7 @@ class _PromptedIn(VariationIn):
     svg: Any = None
 
     def _further(self) -> dict[str, Any]:
+        check_prompt(self.prompt)
         return {"prompt": self.prompt, "previews": self.partial_images or 0}
 
     def _settings(self) -> dict[str, Any]:
@@ -220,7 +222,10 @@ def size_of(size: str | None) -> tuple[int | None, int | None]:
     found = _SIZE.fullmatch(size)
     if found is None:
         raise InvalidInput.at("size", "must be auto, or WIDTHxHEIGHT as in 1024x1024")
-    return int(found[1]), int(found[2])
+    width, height = int(found[1]), int(found[2])
+    if max(width, height) > MAX_SIDE:
+        raise InvalidInput.at("size", f"must have no side over {MAX_SIDE}, not {size}")
+    return width, height
 
 
 def in_our_words(error: InvalidInput) -> InvalidInput:

@@ -41,7 +41,7 @@ def response_body(
         "metadata": body.metadata or {},
         "usage": None,
     }
-    if ending is not None:
+    if ending is not None and ending.is_counted:
         told["usage"] = {
             "input_tokens": ending.prompt_tokens,
             "input_tokens_details": {"cached_tokens": ending.cached_tokens, "cache_write_tokens": 0},

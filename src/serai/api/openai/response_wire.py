@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from serai.api.openai.wire import KeepAlive, Model, Number
+from serai.api.openai.wire import Model, Number
 from serai.api.wire import Wire
 from serai.chat.chats import Ask, timeout_of
+from serai.chat.keep_alive import KeepAlive, keep_alive_of
 from serai.chat.messages import Message, from_openai, tools_of
 from serai.chat.sampling import checked
 from serai.errors import InvalidInput
@@ -59,6 +60,8 @@ class ResponseIn(Wire):
         """Return the input as items."""
         if isinstance(self.input, str):
             return [{"type": "message", "role": "user", "content": self.input}]
+        if not self.input:
+            raise InvalidInput.at("input", "is empty", hint="Send a text, or a list of at least one item.")
         if not all(isinstance(item, dict) for item in self.input):
             raise InvalidInput.at("input", "must be a text or a list of items")
         return list(self.input)
@@ -80,8 +83,8 @@ class ResponseIn(Wire):
             tools=tools_of([_tool(tool) for tool in self.tools or ()], self.tool_choice),
             think=None if effort is None else effort not in ("none", "minimal"),
             timeout_s=timeout_of(self.timeout),
-            keep_alive=self.keep_alive,
-            names={"think": "reasoning.effort", "response_format": "text.format", "messages": "input"},
+            keep_alive=keep_alive_of(self.keep_alive),
+            names={"think": "reasoning.effort", "response_format": "text.format", "messages": "input", **names},
         )
 
     def _refuse_the_rest(self) -> None:

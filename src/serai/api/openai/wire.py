@@ -6,6 +6,7 @@ from pydantic import Field
 
 from serai.api.wire import Wire
 from serai.chat.chats import Ask, timeout_of
+from serai.chat.keep_alive import KeepAlive, keep_alive_of
 from serai.chat.messages import from_openai, tools_of
 from serai.chat.prompts import template_options
 from serai.chat.sampling import checked, stops
@@ -16,7 +17,6 @@ MAX_STOPS = 4
 
 Model = Annotated[str, Field(min_length=1, max_length=300)]
 Number = int | float | None
-KeepAlive = Annotated[float, Field(ge=-1, le=366 * 86400)] | None
 
 
 class StreamOptions(Wire):
@@ -44,7 +44,9 @@ class SamplingFields(Wire):
     max_tokens: int | None = None
     user: str | None = None
     timeout: Number = Field(None, description="Seconds for the whole answer, 1 to 600.")
-    keep_alive: KeepAlive = Field(None, description="Seconds that the model stays loaded afterwards; -1: for ever.")
+    keep_alive: KeepAlive = Field(
+        None, description="How long the model stays loaded afterwards: seconds, or as 10m or 1h30m; -1: for ever."
+    )
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
 
     def sampling(self) -> dict[str, Any]:
@@ -99,8 +101,10 @@ class ChatCompletionIn(SamplingFields):
         """Return what is asked. Raises InvalidInput."""
         self._refuse_the_rest()
         given = self.sampling()
+        names = {"think": "reasoning_effort", "grammar": "response_format"}
         if self.max_completion_tokens is not None:
-            given |= checked({"max_tokens": self.max_completion_tokens}, {"max_tokens": "max_completion_tokens"})
+            names["max_tokens"] = "max_completion_tokens"
+            given |= checked({"max_tokens": self.max_completion_tokens}, names)
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidInput.at("top_logprobs", "needs logprobs to be true")
         if self.logprobs:
@@ -114,9 +118,9 @@ class ChatCompletionIn(SamplingFields):
             think=self._think(),
             options=template_options(self.chat_template_kwargs, "chat_template_kwargs"),
             timeout_s=timeout_of(self.timeout),
-            keep_alive=self.keep_alive,
+            keep_alive=keep_alive_of(self.keep_alive),
             priority=self.priority,
-            names={"think": "reasoning_effort", "grammar": "response_format"},
+            names=names,
         )
 
     def _think(self) -> bool | None:
@@ -161,7 +165,7 @@ class CompletionIn(SamplingFields):
             prompt=self.text(),
             given=given,
             timeout_s=timeout_of(self.timeout),
-            keep_alive=self.keep_alive,
+            keep_alive=keep_alive_of(self.keep_alive),
             priority=self.priority,
         )
 

@@ -8,6 +8,7 @@ calls; a step that raises leaves the pipeline unusable, so it is let through and
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +34,7 @@ from serai.engines.language.openvino_llm_pipeline import (
     with_grammar,
 )
 from serai.engines.language.openvino_llm_salt import BLOCK_TOKENS, CachedPrefixes, Salt
+from serai.engines.language.prompts import Prompts, wait_for_any
 from serai.engines.options import OpenvinoLlmOptions
 from serai.engines.quiet import quieten
 from serai.engines.tasks import Generate, Grammar, Sampling
@@ -42,7 +44,6 @@ from serai.engines.text import (
     FastTokenizer,
     Timings,
     answer_bound,
-    encode,
     load_tokenizer,
     usage_of,
 )
@@ -87,11 +88,10 @@ class _Generation:
 
 @dataclass(slots=True, kw_only=True)
 class _Waiting:
-    """A run whose grammar is being tried out; or, without one, a run that is about to begin."""
+    """A run that is about to begin: when its prompt is encoded and its grammar, if it has one, was tried out."""
 
     task: Generate
-    prompt: list[int]
-    bound: int
+    prompt: "Future[list[int]]"
     grammar: Grammar | None
 
 
@@ -106,13 +106,13 @@ class OpenvinoLlm:
         self._properties: Mapping[str, Any] = {}
         self._export = Export()
         self._ends: frozenset[int] = frozenset()
-        self._vocabulary = 0
         self._context = 0
         self._requests = 0
         self._runs: dict[int, _Generation] = {}
         self._waiting: dict[int, _Waiting] = {}
         self._tokenizer: FastTokenizer
         self._grammars: GrammarChecks
+        self._prompts: Prompts
         self._main: _Pipeline
         self._plain: _Pipeline | None = None
 
@@ -126,7 +126,6 @@ class OpenvinoLlm:
             raise LoadFailed(f"The model's folder holds no {MODEL}.", hint="Pull it with quantize=auto.")
         config = read_as(folder / "config.json", ModelConfig)
         self._export, self._ends = read_export(folder), end_ids(folder, config)
-        self._vocabulary = config.vocab_size
         self._tokenizer = load_tokenizer(str(folder / "tokenizer.json"))
         self._grammars = GrammarChecks(folder, config.vocab_size, self._ends, self._clock)
         self._properties = properties_of(spec, options, self._export.quantization or spec.quantization)
@@ -135,6 +134,7 @@ class OpenvinoLlm:
         blocks, has_cache = plan_cache(sizes_of(folder, options), spec.memory_bytes, options)
         longest = options.context_tokens or config.context_tokens or blocks * BLOCK_TOKENS
         self._context = min(longest, (blocks - 1) * BLOCK_TOKENS)
+        self._prompts = Prompts(self._tokenizer, vocabulary=config.vocab_size, context_tokens=self._context)
         try:
             self._main = self._make(blocks, has_cache=has_cache)
         except RuntimeError as error:
@@ -153,12 +153,9 @@ class OpenvinoLlm:
             raise InvalidInput.at("adapters", "cannot be used with OpenVINO GenAI", hint="Use the engine transformers.")
         sampling = task.sampling
         self._refuse(sampling)
-        prompt = encode(
-            self._tokenizer, task.prompt, has_special_tokens=task.has_special_tokens, vocabulary=self._vocabulary
-        )
-        bound = answer_bound(prompt_tokens=len(prompt), context_tokens=self._context, max_tokens=sampling.max_tokens)
-        waiting = _Waiting(task=task, prompt=prompt, bound=bound, grammar=compact_grammar(sampling.grammar))
-        if waiting.grammar is None or self._grammars.is_good(waiting.grammar):
+        prompt = self._prompts.begin(task.prompt, has_special_tokens=task.has_special_tokens)
+        waiting = _Waiting(task=task, prompt=prompt, grammar=compact_grammar(sampling.grammar))
+        if self._may_begin(waiting):
             self._runs[run.id] = self._begin(waiting)
         else:
             self._waiting[run.id] = waiting
@@ -195,6 +192,7 @@ class OpenvinoLlm:
         for run in (*self._runs, *self._waiting):
             self.cancel(run)
         self._grammars.close()
+        self._prompts.close()
 
     def _make(self, blocks: int, *, has_cache: bool) -> _Pipeline:
         target = make_pipeline(
@@ -243,23 +241,33 @@ class OpenvinoLlm:
                     raise InvalidInput.at(name, "does the reverse with this model in OpenVINO GenAI")
 
     def _admit(self) -> Iterator[tuple[int, Event]]:
-        """Begin the runs whose grammar has turned out well; tell those whose grammar has not."""
+        """Begin the runs that can; tell those whose prompt or grammar has turned out wrong."""
         if not self._waiting:
             return
-        self._grammars.wait(0.0 if self._runs else _IDLE_WAIT_S)
+        encoding = [waiting.prompt for waiting in self._waiting.values() if not waiting.prompt.done()]
+        patience = 0.0 if self._runs else _IDLE_WAIT_S
+        if len(encoding) == len(self._waiting):
+            wait_for_any(encoding, patience)
+            patience = 0.0
+        self._grammars.wait(patience)
         for run, waiting in tuple(self._waiting.items()):
-            assert waiting.grammar is not None
             try:
-                if self._grammars.is_good(waiting.grammar):
+                if self._may_begin(waiting):
                     self._runs[run] = self._begin(waiting)
                     del self._waiting[run]
             except InvalidInput as error:
                 del self._waiting[run]
                 yield run, Failed.of(error)
 
+    def _may_begin(self, waiting: _Waiting) -> bool:
+        """Say whether nothing is to be waited for. Raises InvalidInput for a grammar that does not work."""
+        is_good = waiting.grammar is None or self._grammars.is_good(waiting.grammar)
+        return is_good and waiting.prompt.done()
+
     def _begin(self, waiting: "_Waiting") -> _Generation:
-        task, prompt, bound, grammar = waiting.task, waiting.prompt, waiting.bound, waiting.grammar
+        task, prompt, grammar = waiting.task, waiting.prompt.result(), waiting.grammar
         sampling = task.sampling
+        bound = answer_bound(prompt_tokens=len(prompt), context_tokens=self._context, max_tokens=sampling.max_tokens)
         pipeline = self._pipeline_for(sampling)
         marked = pipeline.salt.mark(prompt, task.cache_key) if pipeline.salt else prompt
         seed = self._draw_seed() if sampling.seed is None else sampling.seed

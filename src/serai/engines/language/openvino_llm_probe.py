@@ -18,10 +18,12 @@ from typing import Any
 
 import msgspec
 
+from serai.engines.grammar_check import check_ebnf
 from serai.engines.language.openvino_llm_folder import MODEL
 from serai.engines.language.openvino_llm_pipeline import make_pipeline, request_config, token_tensor, with_grammar
 from serai.engines.quiet import quieten
 from serai.engines.tasks import Grammar, Sampling
+from serai.errors import InvalidInput
 
 quieten()
 import numpy as np  # noqa: E402 - after quieten
@@ -78,7 +80,11 @@ class Probe:
             self._pipeline = self._make()
         before = _bound_resources()
         try:
+            if question.grammar.kind == "ebnf":
+                check_ebnf(question.grammar.value)
             self._draw(question)
+        except InvalidInput as error:
+            return error.message.removeprefix("grammar: ")
         except (RuntimeError, MemoryError) as error:
             self._pipeline = None
             return _reason(error)

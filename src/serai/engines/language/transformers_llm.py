@@ -7,6 +7,7 @@ every answer; correct first, and faster for several than one after another.
 import gc
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, cast
 from serai.clock import Clock, SystemClock
 from serai.engines.base import EngineSpec, Footprint, Run
 from serai.engines.language.openvino_llm_folder import ModelConfig, end_ids, read_as
+from serai.engines.language.prompts import Prompts, wait_for_any
 from serai.engines.options import TransformersOptions
 from serai.engines.quiet import quieten, quieten_transformers
 from serai.engines.tasks import Generate, Sampling
@@ -24,12 +26,11 @@ from serai.engines.text import (
     FastTokenizer,
     Timings,
     answer_bound,
-    encode,
     load_tokenizer,
     usage_of,
 )
 from serai.errors import InvalidInput, LoadFailed
-from serai.events import Done, Event, Text
+from serai.events import Done, Event, Failed, Text
 
 quieten()
 import torch  # noqa: E402 - what the fork server is to have imported
@@ -41,6 +42,7 @@ from serai.engines.language.transformers_llm_sampling import draw_token  # noqa:
 
 _SEED_BITS = 63
 _UNKNOWN_CONTEXT = 2048
+_IDLE_WAIT_S = 0.05
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,10 +85,12 @@ class TransformersLlm:
         self._vocabulary = 0
         self._context = 0
         self._runs: dict[int, _Generation] = {}
+        self._encoding: dict[int, tuple[Run, Sampling, Future[list[int]]]] = {}
         self._waiting: list[_Row] = []
         self._groups: dict[Mix, _Group] = {}
         self._model: Any = None
         self._tokenizer: FastTokenizer
+        self._prompts: Prompts
         self._adapters: Adapters
 
     def load(self, spec: EngineSpec, report: Callable[[float], None]) -> Footprint:
@@ -103,6 +107,7 @@ class TransformersLlm:
         if config.context_tokens:
             self._context = min(self._context, config.context_tokens)
         self._tokenizer = load_tokenizer(str(folder / "tokenizer.json"))
+        self._prompts = Prompts(self._tokenizer, vocabulary=self._vocabulary, context_tokens=self._context)
         report(0.1)
         self._model = _load_model(folder, spec, options)
         self._adapters = Adapters(self._model)
@@ -134,12 +139,12 @@ class TransformersLlm:
         for token in sampling.logit_bias:
             if not 0 <= token < self._vocabulary:
                 raise InvalidInput.at("logit_bias", f"names the token {token}, which the model does not have")
-        prompt = encode(
-            self._tokenizer, task.prompt, has_special_tokens=task.has_special_tokens, vocabulary=self._vocabulary
-        )
-        bound = answer_bound(prompt_tokens=len(prompt), context_tokens=self._context, max_tokens=sampling.max_tokens)
+        prompt = self._prompts.begin(task.prompt, has_special_tokens=task.has_special_tokens)
         self._adapters.prepare(run.adapters)
-        self._begin(run, prompt, sampling, bound)
+        if prompt.done():
+            self._begin(run, prompt.result(), sampling)
+        else:
+            self._encoding[run.id] = (run, sampling, prompt)
 
     def step(self) -> Sequence[tuple[int, Event]]:
         """Take in one waiting prompt, and compute a token for every answer in a batch before it."""
@@ -150,6 +155,7 @@ class TransformersLlm:
                     self._adapters.switch(mix)
                     logits = group.batch.step([row.answer.tokens[-1] for row in group.rows])
                     events.extend(self._take(group, list(group.rows), logits))
+            events.extend(self._admit())
             if self._waiting:
                 events.extend(self._join(self._waiting.pop(0)))
         except torch.OutOfMemoryError:
@@ -162,6 +168,7 @@ class TransformersLlm:
 
     def cancel(self, run: int) -> None:
         """Take the run's rows out of the batch, at once."""
+        self._encoding.pop(run, None)
         if self._runs.pop(run, None) is None:
             return
         self._waiting = [row for row in self._waiting if row.run != run]
@@ -170,8 +177,9 @@ class TransformersLlm:
 
     def close(self) -> None:
         """Drop what goes on, and the model."""
-        for run in tuple(self._runs):
+        for run in (*self._runs, *self._encoding):
             self.cancel(run)
+        self._prompts.close()
         self._model = None
         gc.collect()
 
@@ -187,7 +195,20 @@ class TransformersLlm:
                 total = torch.cuda.get_device_properties(spec.device).total_memory
                 torch.cuda.set_per_process_memory_fraction(min(1.0, spec.memory_bytes / total), spec.device)
 
-    def _begin(self, run: Run, prompt: list[int], sampling: Sampling, bound: int) -> None:
+    def _admit(self) -> Iterator[tuple[int, Event]]:
+        """Begin the runs whose long prompt is encoded by now; tell those whose prompt has turned out wrong."""
+        if self._encoding and not self._runs:
+            wait_for_any([prompt for _, _, prompt in self._encoding.values()], _IDLE_WAIT_S)
+        for number, (run, sampling, prompt) in tuple(self._encoding.items()):
+            if prompt.done():
+                del self._encoding[number]
+                try:
+                    self._begin(run, prompt.result(), sampling)
+                except InvalidInput as error:
+                    yield number, Failed.of(error)
+
+    def _begin(self, run: Run, prompt: list[int], sampling: Sampling) -> None:
+        bound = answer_bound(prompt_tokens=len(prompt), context_tokens=self._context, max_tokens=sampling.max_tokens)
         seed = self._draw_seed() if sampling.seed is None else sampling.seed
         generation = _Generation(
             prompt=prompt, sampling=sampling, mix=run.adapters, answers=[], timings=Timings(self._clock.monotonic())

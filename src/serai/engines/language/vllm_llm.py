@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from serai.clock import Clock, SystemClock
 from serai.engines.base import AdapterUse, EngineSpec, Footprint, Run
-from serai.engines.grammar_check import compact_grammar
+from serai.engines.grammar_check import checked_grammar
 from serai.engines.language.openvino_llm_folder import ModelConfig, end_ids, read_as
 from serai.engines.options import VllmOptions
 from serai.engines.quiet import quieten_transformers
@@ -103,7 +103,7 @@ class VllmLlm:
         )
         bound = answer_bound(prompt_tokens=len(prompt), context_tokens=self._context, max_tokens=sampling.max_tokens)
         adapter = self._adapter(run.adapters)
-        grammar = compact_grammar(sampling.grammar)
+        grammar = checked_grammar(sampling.grammar)
         answers = [self._answer(index, sampling, bound) for index in range(sampling.n)]
         generation = _Generation(
             prompt=prompt,

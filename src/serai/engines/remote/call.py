@@ -1,7 +1,7 @@
 """One task on another server: its time, its secret, and the asking."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Collection, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -40,8 +40,7 @@ class RemoteCall:
         """What must never be told to anybody."""
         return self.secret.value if self.secret is not None else None
 
-    @asynccontextmanager
-    async def asked(
+    def asked(
         self,
         method: str,
         url: str,
@@ -50,9 +49,9 @@ class RemoteCall:
         content: bytes | None = None,
         accepted: Collection[int] = (200,),
         max_bytes: int | None = None,
-    ) -> AsyncIterator[StreamedReply]:
+    ) -> "_Asked":
         """Ask and give the answer, whose status is one of `accepted`. Raises what any other status means."""
-        async with self.outbound.stream(
+        streaming = self.outbound.stream(
             method,
             url,
             headers=headers,
@@ -61,11 +60,32 @@ class RemoteCall:
             timeout_s=self.remaining_s,
             max_bytes=max_bytes,
             follow_redirects=False,
-        ) as reply:
-            if reply.status not in accepted:
+        )
+        return _Asked(self, streaming, accepted)
+
+
+class _Asked(AbstractAsyncContextManager[StreamedReply]):
+    """What `RemoteCall.asked` gives. A class, because `asynccontextmanager` costs each call more."""
+
+    def __init__(
+        self, call: RemoteCall, streaming: AbstractAsyncContextManager[StreamedReply], accepted: Collection[int]
+    ) -> None:
+        self._call = call
+        self._streaming = streaming
+        self._accepted = accepted
+
+    async def __aenter__(self) -> StreamedReply:
+        call, reply = self._call, await self._streaming.__aenter__()
+        if reply.status not in self._accepted:
+            try:
                 body = await _start_of(reply)
-                raise failure_of(reply.status, reply.headers, body, secret=self.secret_value, now=self.clock.now())
-            yield reply
+            finally:
+                await self._streaming.__aexit__(None, None, None)
+            raise failure_of(reply.status, reply.headers, body, secret=call.secret_value, now=call.clock.now())
+        return reply
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._streaming.__aexit__(None, None, None)
 
 
 def is_event_stream(reply: StreamedReply) -> bool:

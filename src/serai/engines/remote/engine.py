@@ -4,8 +4,8 @@ They run in the server's event loop, through `outbound`, and need no worker and 
 raised, never told as `Failed`: before the first event and after it alike.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -61,12 +61,10 @@ class RemoteEngine:
         usual_s = IMAGE_TIMEOUT_S if isinstance(task, GenerateImage) else timeout_s
         call = self._call(secret, min(timeout_s, options.timeout_s or usual_s))
         try:
-            async with (
-                self._slot(source.endpoint, options.max_concurrency, call),
-                aclosing(_events(task, source, options, call)) as events,
-            ):
-                async for event in events:
-                    yield event
+            with await self._slot(source.endpoint, options.max_concurrency, call):
+                async with aclosing(_events(task, source, options, call)) as events:
+                    async for event in events:
+                        yield event
         except RemoteFailed:
             raise
         except DeadlineExceeded as error:
@@ -87,25 +85,34 @@ class RemoteEngine:
             outbound=self._outbound, clock=self._clock, secret=secret, began=began, deadline=began + timeout_s
         )
 
-    @asynccontextmanager
-    async def _slot(self, endpoint: str, most: int, call: RemoteCall) -> AsyncIterator[None]:
-        """Hold one of the calls that an endpoint may have at once. Raises DeadlineExceeded."""
+    async def _slot(self, endpoint: str, most: int, call: RemoteCall) -> "_Slot":
+        """Return one of the calls that an endpoint may have at once. Raises DeadlineExceeded."""
         limiter = self._slots.get(endpoint)
         if limiter is None:
             limiter = self._slots[endpoint] = anyio.CapacityLimiter(most)
-        limiter.total_tokens = most
-        holder = object()
+        if limiter.total_tokens != most:
+            limiter.total_tokens = most
+        slot = _Slot(limiter)
         try:
-            limiter.acquire_on_behalf_of_nowait(holder)
+            limiter.acquire_on_behalf_of_nowait(slot)
         except anyio.WouldBlock:
             with anyio.move_on_after(call.deadline - self._clock.monotonic()) as waiting:
-                await limiter.acquire_on_behalf_of(holder)
+                await limiter.acquire_on_behalf_of(slot)
             if waiting.cancelled_caught:
                 raise DeadlineExceeded("No call of the server became free in time.") from None
-        try:
-            yield
-        finally:
-            limiter.release_on_behalf_of(holder)
+        return slot
+
+
+class _Slot:
+    """A call of an endpoint; given back at the end of its block."""
+
+    def __init__(self, limiter: anyio.CapacityLimiter) -> None:
+        self._limiter = limiter
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self._limiter.release_on_behalf_of(self)
 
 
 def _events(
@@ -150,7 +157,9 @@ async def _streamed(task: Chat | Generate, call: RemoteCall, url: str, content: 
                         break
                 if answer.is_over:
                     break
-            if answer.is_over:
+            if reply.is_whole:
+                await anext(pieces, None)  # waits for nothing
+            elif answer.is_over:
                 with anyio.move_on_after(_LINGER_S):
                     await anext(pieces, None)
         ended = call.clock.monotonic()

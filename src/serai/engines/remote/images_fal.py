@@ -38,6 +38,8 @@ MAX_PATIENCE_S: Final = 10.0
 CANCEL_S: Final = 2.0
 """How long a request is tried to be cancelled."""
 MAX_SEED: Final = 2**63 - 1
+MAX_AHEAD: Final = 10**9
+"""Places of a queue that are believed."""
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -138,8 +140,8 @@ async def _awaited(call: RemoteCall, submission: _Submission, detail: dict[str, 
             return
         if status.status not in ("IN_QUEUE", "IN_PROGRESS"):
             raise RemoteFailed("The server behind this model gave its answer up.")
-        ahead = status.queue_position if status.status == "IN_QUEUE" else None
-        news = detail if ahead is None else detail | {"queue_position": ahead + 1}
+        ahead = -1 if status.queue_position is None or status.status != "IN_QUEUE" else status.queue_position
+        news = detail | {"queue_position": ahead + 1} if 0 <= ahead <= MAX_AHEAD else detail
         if news != told:
             told = news
             yield Progress(stage="generating", detail=news)

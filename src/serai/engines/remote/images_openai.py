@@ -21,7 +21,7 @@ from serai.engines.remote.images_pixels import (
     png_of,
     transparency_png_of,
 )
-from serai.engines.remote.images_result import done_of, media_of
+from serai.engines.remote.images_result import done_of, media_of, preview_of
 from serai.engines.remote.requests import url_below
 from serai.engines.remote.sse import EventParser
 from serai.engines.tasks import GenerateImage
@@ -183,7 +183,9 @@ async def _streamed(reply: StreamedReply, call: RemoteCall, answer: _Answer) -> 
                 if event.b64_json is None:
                     continue
                 if event.type.endswith(".partial_image"):
-                    yield media_of("preview", event.b64_json)
+                    preview = preview_of(event.b64_json)
+                    if preview is not None:
+                        yield preview
                 elif event.type.endswith(".completed"):
                     answer.pictures.append(event.b64_json)
                     answer.usage = event.usage

@@ -16,6 +16,14 @@ def media_of(name: str, data: bytes, *, index: int = 0) -> Media:
     return Media(name=name, media_type=media_type_of(data), data=data, index=index)
 
 
+def preview_of(data: bytes) -> Media | None:
+    """Return the event of a preview; None for one that is too large, or is none: a picture may follow all the same."""
+    try:
+        return media_of("preview", data)
+    except RemoteFailed:
+        return None
+
+
 def done_of(
     task: GenerateImage,
     *,

@@ -34,7 +34,9 @@ def request_for(task: Chat | Generate | Embed, model: str, options: RemoteOption
         case Generate():
             return Request(path="/completions", content=msgspec.json.encode(_completion(task, model, options)))
         case Embed():
-            body = {"model": model, "input": task.texts, "encoding_format": "float"}
+            body: dict[str, Any] = {"model": model, "input": task.texts, "encoding_format": "float"}
+            if task.dimensions is not None:
+                body["dimensions"] = task.dimensions
             return Request(path="/embeddings", content=msgspec.json.encode(body))
 
 

@@ -15,6 +15,23 @@ from msgspec import Meta
 ARCHITECTURES = frozenset({"GPT2LMHeadModel", "LlamaForCausalLM", "OPTForCausalLM", "Qwen3ForCausalLM"})
 """Language models that can be converted, by the names in config.json."""
 
+ENCODERS = frozenset(
+    {
+        "BertModel",
+        "CamembertModel",
+        "DistilBertModel",
+        "MPNetModel",
+        "RobertaModel",
+        "XLMRobertaModel",
+    }
+)
+"""Models that give a hidden state for each token and no more: what they are good for is embedding."""
+
+EMBEDDERS = (
+    ENCODERS | {f"{name.removesuffix('Model')}ForMaskedLM" for name in ENCODERS} | {"Qwen3ForCausalLM", "Qwen3Model"}
+)
+"""Embedding models that can be converted; many keep the name of what they were trained as."""
+
 PIPELINES = frozenset({"StableDiffusionImg2ImgPipeline", "StableDiffusionPipeline"})
 """Image pipelines that can be converted, by the names in model_index.json."""
 
@@ -29,6 +46,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A folder that does not exist yet; it is made beside its final place and moved there."""
     quantization: Quantization
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    task: Literal["", "embedding"] = ""
+    """What the model is to do, where its architecture leaves that open."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):

@@ -34,6 +34,7 @@ def main() -> int:
             Path(request.target),
             quantization=request.quantization,
             threads=request.threads,
+            task=request.task,
             report=lambda stage, fraction: say(Step(stage=stage, fraction=fraction)),
         )
     except MemoryError:

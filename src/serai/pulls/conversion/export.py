@@ -49,18 +49,24 @@ COPIED = (
 )
 
 
-def convert(source: Path, target: Path, *, quantization: Quantization, report: Report, threads: int = 1) -> Converted:
+def convert(
+    source: Path, target: Path, *, quantization: Quantization, report: Report, threads: int = 1, task: str = ""
+) -> Converted:
     """Write the model of `source` to `target` for OpenVINO.
 
     `source`: a folder with config.json, safetensors and tokenizer.json; or one that holds IR, which is
-    only compressed; or an image pipeline with model_index.json (see `pipelines`). Nothing is left at `target`
-    unless all went well. Raises InvalidInput for what cannot be converted, Conflict if `target` exists,
-    LoadFailed for a broken source.
+    only compressed; or an image pipeline with model_index.json (see `pipelines`); or, where `task` is
+    'embedding', an embedding model (see `encoders`). Nothing is left at `target` unless all went well.
+    Raises InvalidInput for what cannot be converted, Conflict if `target` exists, LoadFailed for a broken source.
     """
     if (source / INDEX).is_file():
         from serai.pulls.conversion.pipelines import export_pipeline
 
         return export_pipeline(source, target, quantization=quantization, report=report, threads=threads)
+    if task == "embedding":
+        from serai.pulls.conversion.encoders import export_encoder
+
+        return export_encoder(source, target, quantization=quantization, report=report, threads=threads)
     with whole_folder(target) as made:
         if (source / MODEL).exists():
             export = _compress_export(source, made, quantization, report)

@@ -89,7 +89,7 @@ def trace(source: Path, quantization: str, report: Report, threads: int) -> tupl
     with torch.inference_mode():
         are_positive = _has_positive_logits(model)
     if next(model.parameters()).dtype != torch.float32:
-        _make_traceable(model)
+        make_traceable(model)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", TracerWarning)  # what it takes for a constant is one here
         network = openvino.convert_model(CausalStep(model), example_input=_example(model))
@@ -100,7 +100,7 @@ def trace(source: Path, quantization: str, report: Report, threads: int) -> tupl
     return network, are_positive
 
 
-def _make_traceable(model: Any) -> None:
+def make_traceable(model: Any) -> None:
     """Let 16-bit weights stay as they are and be computed with in 32 bits; OpenVINO's own way, which is private."""
     patch_model.__dict__["__make_16bit_traceable"](model)
 

@@ -153,8 +153,6 @@ def test_a_wrong_grammar_hurts_nobody_else(engine: Driver, kind: Any, value: str
 @pytest.mark.parametrize(
     ("kind", "value", "field"),
     [
-        ("ebnf", "root ::= root", "grammar"),
-        ("ebnf", "root ::= missing", "grammar"),
         ("regex", "a" * 70_000, "grammar"),
         ("json_schema", '{"type": "string", "pattern": "a"}', "json_schema"),
         ("json_schema", "{", "json_schema"),
@@ -165,6 +163,17 @@ def test_what_is_no_grammar_is_refused_at_once(engine: Driver, kind: Any, value:
     with pytest.raises(EngineError, match=field) as caught:
         engine.start("x", grammar=Grammar(kind=kind, value=value))
     assert caught.value.code == "INVALID_INPUT"
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"), [('root ::= root "a" | "b"', "begins with itself"), ("root ::= no", "no rule")]
+)
+def test_rules_without_an_end_are_found_by_the_program(engine: Driver, value: str, problem: str) -> None:
+    """Reading them may take long, so the batch does not wait for it; they are never compiled."""
+    final = engine.answer("x", grammar=Grammar(kind="ebnf", value=value)).final
+    assert isinstance(final, Failed)
+    assert (final.code, final.message.partition(":")[0]) == ("INVALID_INPUT", "grammar")
+    assert problem in final.message
 
 
 def test_a_run_can_be_cancelled_while_its_grammar_is_tried(engine: Driver) -> None:

@@ -169,6 +169,15 @@ async def test_a_stream_is_asked_for_only_where_it_helps(
     assert "stream" not in upstream.requests[0].body
 
 
+async def test_what_is_no_preview_is_left_out(engine: RemoteEngine, upstream: ImageUpstream) -> None:
+    """Where text comes in place of a preview, the picture comes all the same."""
+    wrong = image_event("image_generation.partial_image", b"text")
+    upstream.next_time("generations", streams(wrong, image_event("image_generation.completed", png())))
+    events = await collect(engine, upstream, task(preview_steps=5), partial_images=2)
+    assert media(events, "preview") == []
+    assert len(media(events, "picture")) == 1
+
+
 async def test_the_first_preview_comes_before_the_picture(engine: RemoteEngine, upstream: ImageUpstream) -> None:
     """A preview is told when it comes."""
     go_on = asyncio.Event()
@@ -277,7 +286,7 @@ OPENAI_FAULTS: dict[str, tuple[Any, type[SeraiError], str]] = {
     "an error in a stream": (streams({"type": "error", "error": {"code": "server_error"}}), RemoteFailed, "midst"),
     "moderation in a stream": (
         streams({"error": {"type": "image_generation_user_error", "message": "not this"}}), InvalidInput, "not this"),
-    "a preview of text": (streams(image_event("image_generation.partial_image", b"text")), RemoteFailed, "no PNG"),
+    "a preview of text alone": (streams(image_event("image_generation.partial_image", b"text")), RemoteFailed, "fewer"),
 }  # fmt: skip
 
 
