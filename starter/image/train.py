@@ -56,10 +56,10 @@ def main() -> None:
     """Read the options and train what is not finished."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae-steps", type=int, default=950)
-    parser.add_argument("--decoder-steps", type=int, default=600)
+    parser.add_argument("--decoder-steps", type=int, default=11_000)
     parser.add_argument("--words-steps", type=int, default=450)
-    parser.add_argument("--steps", type=int, default=4250)
-    parser.add_argument("--style-steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=14_000)
+    parser.add_argument("--style-steps", type=int, default=500)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--threads", type=int, default=1)
