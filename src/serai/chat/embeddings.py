@@ -12,7 +12,7 @@ from serai.chat.chats import Serves
 from serai.chat.reply import Answer
 from serai.engines.base import EngineInfo
 from serai.engines.tasks import AnyTask, Array, Embed
-from serai.errors import InternalError, InvalidInput, SeraiError
+from serai.errors import InternalError, InvalidInput
 from serai.events import Done, Failed
 from serai.registry.plan import Request
 from serai.registry.snapshot import Candidate
@@ -21,8 +21,6 @@ from serai.serving.errors import error_of
 
 MAX_TEXTS = 2048
 TASK = "embedding"
-_FIELDS = ("input", "dimensions")
-"""What engines refuse by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,15 +95,7 @@ async def _result(answer: Answer) -> Mapping[str, Any]:
         if isinstance(event, Done):
             return event.result
         if isinstance(event, Failed):
-            raise _with_field(answer.error or error_of(event))
-
-
-def _with_field(error: SeraiError) -> SeraiError:
-    """Return the error with its field: between processes the sentence is kept alone, which begins with it."""
-    field, colon, problem = error.message.partition(": ")
-    if type(error) is not InvalidInput or error.details or not colon or field not in _FIELDS:
-        return error
-    return InvalidInput.at(field, problem, hint=error.hint)
+            raise answer.error or error_of(event)
 
 
 def _vectors(result: Mapping[str, Any], count: int, answer: Answer) -> Embeddings:

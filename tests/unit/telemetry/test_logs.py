@@ -189,6 +189,29 @@ def test_lines_that_wait_are_written_at_exit(folder: Path) -> None:
     assert len(written(folder)) == 500
 
 
+def test_a_full_disk_costs_lines_and_ends_nothing(folder: Path) -> None:
+    """What is logged while nothing can be written may be lost; once there is room lines are written again."""
+    program = (
+        "import logging, resource, sys, time; from pathlib import Path; from serai.telemetry.logs import configure\n"
+        "folder = Path(sys.argv[1])\n"
+        "configure(level='info', style='json', folder=folder, max_bytes=0, backups=0)\n"
+        "log, none = logging.getLogger('x'), resource.RLIM_INFINITY\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, none))\n"
+        "for number in range(500):\n"
+        "    log.info('line %s', number)\n"
+        "while (folder / 'app.log').stat().st_size < 4096:\n"
+        "    time.sleep(0.01)\n"
+        "time.sleep(0.1)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (none, none))\n"
+        "log.info('the last line')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], capture_output=True, check=True, text=True, timeout=60
+    )
+    assert "Lines could not be written." in done.stderr or "File too large" in done.stderr
+    assert "the last line" in (folder / "app.log").read_text("utf-8")
+
+
 def test_each_file_has_its_share(folder: Path) -> None:
     """All lines in app, errors in errors, what concerns models in models."""
     configure(folder)

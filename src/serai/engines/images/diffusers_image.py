@@ -32,6 +32,7 @@ from serai.engines.images.diffusers_batch import Batch, Drawing, Place, is_tiled
 from serai.engines.images.diffusers_calls import Recipes  # noqa: E402 - after quieten
 from serai.engines.images.diffusers_loading import Loaded, denoiser_of, load_pipeline  # noqa: E402 - after quieten
 from serai.engines.images.diffusers_pictures import Projection, ppm  # noqa: E402 - after quieten
+from serai.engines.torch_device import take_device  # noqa: E402 - after quieten
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 """How torch says on a CPU that there is no more memory."""
@@ -146,19 +147,10 @@ class DiffusersImage:
         return int(torch.cuda.memory_reserved(self._device)) if self._device != "cpu" else 0
 
     def _prepare_device(self, spec: EngineSpec) -> None:
-        torch.set_num_threads(spec.threads)
-        quieten_transformers()
+        take_device(spec)
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()
         self._device = spec.device
-        if not spec.device.startswith("cuda"):
-            return
-        if not torch.cuda.is_available():
-            raise LoadFailed("torch finds no CUDA device.", hint="Check 'nvidia-smi' and that torch is built for CUDA.")
-        torch.cuda.set_device(spec.device)
-        if spec.memory_bytes:
-            total = torch.cuda.get_device_properties(spec.device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, spec.memory_bytes / total), spec.device)
 
     def _warm_up(self) -> None:
         """Draw a small picture, so that kernels are chosen and a model that cannot draw is found out."""

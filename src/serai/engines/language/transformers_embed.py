@@ -8,7 +8,7 @@ from typing import Any, cast
 from serai.engines.base import EngineSpec, Footprint
 from serai.engines.catalogue import check_options
 from serai.engines.options import TransformersEmbedOptions
-from serai.engines.quiet import quieten, quieten_transformers
+from serai.engines.quiet import quieten
 from serai.errors import LoadFailed
 
 quieten()
@@ -16,6 +16,7 @@ import torch  # noqa: E402 - what the fork server is to have imported
 import transformers  # noqa: E402 - after quieten
 
 from serai.engines.language.embedding import Batch, Embedding, Numbers  # noqa: E402 - after quieten
+from serai.engines.torch_device import take_device  # noqa: E402 - after quieten
 
 
 class TransformersEmbed(Embedding):
@@ -30,8 +31,7 @@ class TransformersEmbed(Embedding):
         """Read safetensors onto the device and embed one text."""
         options = cast(TransformersEmbedOptions, check_options("transformers-embed", spec.options))
         folder, self._device = Path(spec.folder), spec.device
-        torch.set_num_threads(spec.threads)
-        quieten_transformers()
+        take_device(spec)
         self._prepare(folder, options)
         report(0.1)
         self._model = _load_model(folder, spec, options)
@@ -73,11 +73,6 @@ class TransformersEmbed(Embedding):
 def _load_model(folder: Path, spec: EngineSpec, options: TransformersEmbedOptions) -> Any:
     """Return the model on its device. Raises LoadFailed, MemoryError."""
     is_cuda = spec.device.startswith("cuda")
-    if is_cuda and not torch.cuda.is_available():
-        raise LoadFailed("torch finds no CUDA device.", hint="Check 'nvidia-smi' and that torch is built for CUDA.")
-    if is_cuda and spec.memory_bytes:
-        total = torch.cuda.get_device_properties(spec.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, spec.memory_bytes / total), spec.device)
     dtype = options.dtype or ("bfloat16" if is_cuda else "float32")
     try:
         model: Any = transformers.AutoModel.from_pretrained(

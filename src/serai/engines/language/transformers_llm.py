@@ -18,7 +18,7 @@ from serai.engines.base import EngineSpec, Footprint, Run
 from serai.engines.language.openvino_llm_folder import ModelConfig, end_ids, read_as
 from serai.engines.language.prompts import Prompts, wait_for_any
 from serai.engines.options import TransformersOptions
-from serai.engines.quiet import quieten, quieten_transformers
+from serai.engines.quiet import quieten
 from serai.engines.tasks import Generate, Sampling
 from serai.engines.text import (
     Answer,
@@ -39,6 +39,7 @@ import transformers  # noqa: E402 - after quieten
 from serai.engines.language.transformers_llm_adapters import Adapters, Mix  # noqa: E402 - after quieten
 from serai.engines.language.transformers_llm_batch import Batch  # noqa: E402 - after quieten
 from serai.engines.language.transformers_llm_sampling import draw_token  # noqa: E402 - after quieten
+from serai.engines.torch_device import take_device  # noqa: E402 - after quieten
 
 _SEED_BITS = 63
 _UNKNOWN_CONTEXT = 2048
@@ -100,7 +101,7 @@ class TransformersLlm:
         options = cast(TransformersOptions, check_options("transformers", spec.options))
         folder = Path(spec.folder)
         self._device = spec.device
-        self._prepare_device(spec)
+        take_device(spec)
         config = read_as(folder / "config.json", ModelConfig)
         self._ends, self._vocabulary = end_ids(folder, config), config.vocab_size
         self._context = options.context_tokens or config.context_tokens or _UNKNOWN_CONTEXT
@@ -182,18 +183,6 @@ class TransformersLlm:
         self._prompts.close()
         self._model = None
         gc.collect()
-
-    def _prepare_device(self, spec: EngineSpec) -> None:
-        torch.set_num_threads(spec.threads)
-        quieten_transformers()
-        if spec.device.startswith("cuda"):
-            if not torch.cuda.is_available():
-                raise LoadFailed(
-                    "torch finds no CUDA device.", hint="Check 'nvidia-smi' and that torch is built for CUDA."
-                )
-            if spec.memory_bytes:
-                total = torch.cuda.get_device_properties(spec.device).total_memory
-                torch.cuda.set_per_process_memory_fraction(min(1.0, spec.memory_bytes / total), spec.device)
 
     def _admit(self) -> Iterator[tuple[int, Event]]:
         """Begin the runs whose long prompt is encoded by now; tell those whose prompt has turned out wrong."""
