@@ -89,14 +89,19 @@ def _plain(details: Mapping[str, Any] | Sequence[Any] | None) -> dict[str, Any] 
 
 Event = Queued | Loading | Progress | Text | Media | Done | Failed
 Final = Done | Failed
-Output = Text | Media | Done
-"""What answers: after the first of these nothing else may answer instead."""
+PREVIEW = "preview"
+"""The name of a picture that shows how far the work is, and is no part of the answer."""
 
 _BREAKS = tuple((character.encode(), b"\\u%04x" % ord(character)) for character in "\u0085\u2028\u2029")
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _packer = msgspec.msgpack.Encoder()
 _unpacker: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+
+
+def is_output(event: Event) -> bool:
+    """Return whether this is of the answer: after the first such event nothing else may answer instead."""
+    return isinstance(event, Text | Done) or (isinstance(event, Media) and event.name != PREVIEW)
 
 
 def to_json(event: Event) -> bytes:

@@ -1,7 +1,8 @@
 """Trains the starter image from nothing: `python -m starter.image.train`. Goes on where it was stopped.
 
-Four stages: the autoencoder; its decoder further by itself; the denoiser with the text encoder; a LoRA for each
-style. bf16 arithmetic over fp32 weights, AdamW. Every step's batch depends on the seed and its number alone.
+Five stages: the autoencoder, by parts of pictures; then by whole ones; its decoder further by itself; the denoiser with
+the text encoder; a LoRA for each style. bf16 arithmetic over fp32 weights, AdamW. Every step's batch depends on the
+seed and its number alone.
 """
 
 import argparse
@@ -12,16 +13,16 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from tokenizers import Tokenizer
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from starter.image.networks import make_scheduler
+from starter.image.networks import make_scheduler, make_text_encoder, make_unet
 from starter.image.scenes import Style
 from starter.image.tokens import Words, make_tokenizer, padded, save_tokenizer
 from starter.image.train_base import BasePlan, StylePlan, train_base, train_style
-from starter.image.train_vae import DecoderPlan, VaePlan, train_decoder, train_vae
+from starter.image.train_vae import VaePlan, decoder_plan, refine_plan, train_vae, train_whole
 from starter.image.train_words import WordsPlan, train_words
 
 OUT = Path(__file__).parent / "out"
 SEED = 20_261_121
-STAGES = ("vae", "decoder", "base", "styles")
+STAGES = ("vae", "refine", "decoder", "base", "styles")
 STYLES: tuple[Style, ...] = ("outline", "pastel")
 
 
@@ -56,8 +57,9 @@ def main() -> None:
     """Read the options and train what is not finished."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae-steps", type=int, default=950)
+    parser.add_argument("--refine-steps", type=int, default=5_000)
     parser.add_argument("--decoder-steps", type=int, default=11_000)
-    parser.add_argument("--words-steps", type=int, default=450)
+    parser.add_argument("--words-steps", type=int, default=900)
     parser.add_argument("--steps", type=int, default=14_000)
     parser.add_argument("--style-steps", type=int, default=500)
     parser.add_argument("--out", type=Path, default=OUT)
@@ -73,11 +75,14 @@ def main() -> None:
     stages = STAGES if options.stage == "all" else (options.stage,)
     if "vae" in stages and not (out / "vae" / "config.json").exists():
         train_vae(VaePlan(steps=options.vae_steps), out, every=every)
+    if "refine" in stages:
+        train_whole("refine", refine_plan(options.refine_steps), _vae(out), out, every=every)
     if "decoder" in stages:
-        train_decoder(DecoderPlan(steps=options.decoder_steps), _vae(out), out, every=every)
+        train_whole("decoder", decoder_plan(options.decoder_steps), _vae(out), out, every=every)
     if "base" in stages:
-        encoder = train_words(WordsPlan(steps=options.words_steps), words, out, every=every)
-        unet = train_base(BasePlan(steps=options.steps), _vae(out), encoder, words, out, every=every)
+        encoder, unet = make_text_encoder(SEED, words), make_unet(SEED)
+        reader = train_words(WordsPlan(steps=options.words_steps), encoder, words, out, every=every)
+        train_base(BasePlan(steps=options.steps), _vae(out), unet, encoder, reader, words, out, every=every)
         unet.save_pretrained(out / "unet")
         encoder.save_pretrained(out / "text_encoder")
     if "styles" in stages:

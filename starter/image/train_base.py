@@ -17,11 +17,12 @@ from transformers import CLIPTextModel
 
 from starter.image.captions import caption
 from starter.image.checkpoints import Run
-from starter.image.networks import TRAINED_STEPS, make_scheduler, make_unet
+from starter.image.networks import TRAINED_STEPS, make_scheduler
 from starter.image.progress import Log, late_rate_at, rate_at
 from starter.image.scenes import Scene, Style, draw_scene, paint
 from starter.image.tokens import Words
 from starter.image.train_vae import pixels_of, to_network
+from starter.image.train_words import Reader
 
 SCENES_PER_SHARD = 2048
 FIRST_SHARDS = 2
@@ -41,6 +42,8 @@ class BasePlan:
     """Share of the samples without a caption: what guidance is measured against."""
     shards: int = 9
     shard_steps: int = 150
+    telling: float = 0.02
+    """Weight of what the head of the text encoder learns beside the denoiser."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +94,14 @@ class Sampler:
         self._words, self._batch, self._no_caption = words, batch, no_caption
         self.shards: list[Shard] = []
 
-    def draw(self, rng: random.Random) -> tuple[Tensor, Tensor]:
+    def draw(self, rng: random.Random) -> tuple[Tensor, Tensor, Sequence[Scene]]:
+        """Return latents, ids, and the scenes; those without a caption stand behind the others."""
         picked = [(rng.choice(self.shards), rng.randrange(SCENES_PER_SHARD)) for _ in range(self._batch)]
-        texts = ["" if rng.random() < self._no_caption else caption(one.scenes[n], rng) for one, n in picked]
-        latents = np.stack([one.latents[n] for one, n in picked]).astype(np.float32)
-        return torch.from_numpy(latents), torch.tensor(self._words.rows(texts))
+        scenes = [shard.scenes[n] for shard, n in picked]
+        told = self._batch - sum(rng.random() < self._no_caption for _ in picked)
+        texts = [caption(scene, rng) if n < told else "" for n, scene in enumerate(scenes)]
+        latents = np.stack([shard.latents[n] for shard, n in picked]).astype(np.float32)
+        return torch.from_numpy(latents), torch.tensor(self._words.rows(texts)), scenes[:told]
 
 
 class Noising:
@@ -120,12 +126,20 @@ class Noising:
 
 
 def train_base(
-    plan: BasePlan, vae: AutoencoderKL, encoder: CLIPTextModel, words: Words, out: Path, *, every: int
-) -> UNet2DConditionModel:
-    """Train both networks to the end, or go on; return the denoiser; both hold their averaged weights."""
-    unet = make_unet(plan.seed)
+    plan: BasePlan,
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    encoder: CLIPTextModel,
+    reader: Reader,
+    words: Words,
+    out: Path,
+    *,
+    every: int,
+) -> None:
+    """Train denoiser and text encoder to the end, or go on; both hold their averaged weights then."""
     weights = {f"unet.{name}": one for name, one in unet.named_parameters()}
     weights |= {f"text.{name}": one for name, one in encoder.named_parameters()}
+    weights |= {f"head.{name}": one for name, one in reader.named_parameters()}
     run = Run(out / "checkpoint" / "base", asdict(plan), weights)
     log, noising = Log(out / "log.jsonl", "base"), Noising()
     sampler = Sampler(words, plan.batch, plan.no_caption)
@@ -134,17 +148,18 @@ def train_base(
         while len(sampler.shards) < min(plan.shards, FIRST_SHARDS + run.step // plan.shard_steps):
             sampler.shards.append(make_shard(vae, out / "latents", plan.seed, len(sampler.shards)))
         torch.manual_seed(plan.seed + run.step)
-        latents, ids = sampler.draw(random.Random(f"{plan.seed}:base:{run.step}"))
+        latents, ids, scenes = sampler.draw(random.Random(f"{plan.seed}:base:{run.step}"))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             states = encoder(ids).last_hidden_state
-        loss = noising.loss(unet, latents, states)
-        run.learn(loss, rate=late_rate_at(plan.rate, plan.warm_up, plan.steps, run.step), decay=0.995)
-        log.add(loss=float(loss.detach()))
+            telling, _ = reader.loss(states[: len(scenes)], ids[: len(scenes)], scenes, words.end)
+        denoising = noising.loss(unet, latents, states)
+        rate = late_rate_at(plan.rate, plan.warm_up, plan.steps, run.step)
+        run.learn(denoising + plan.telling * telling, rate=rate, decay=0.995)
+        log.add(loss=float(denoising.detach()), telling=float(telling.detach()))
         if run.step % every == 0 or run.step == plan.steps:
             run.save()
             log.tell(run.step)
     run.use_average()
-    return unet
 
 
 def train_style(plan: StylePlan, pipeline: StableDiffusionPipeline, words: Words, out: Path, *, every: int) -> None:
@@ -162,7 +177,7 @@ def train_style(plan: StylePlan, pipeline: StableDiffusionPipeline, words: Words
     sampler.shards = [make_shard(vae, out / "latents", plan.seed, number, name) for number in range(plan.shards)]
     while run.step < plan.steps:
         torch.manual_seed(plan.seed + run.step)
-        latents, ids = sampler.draw(random.Random(f"{plan.seed}:{name}:{run.step}"))
+        latents, ids, _ = sampler.draw(random.Random(f"{plan.seed}:{name}:{run.step}"))
         with torch.no_grad():
             states = encoder(ids).last_hidden_state
         loss = noising.loss(unet, latents, states)

@@ -19,6 +19,8 @@ from starter.image.progress import Log, rate_at
 from starter.image.scenes import COLOURS, SHAPES, SIZE, Scene, Style, Thing, draw_scene, near, paint
 
 STYLES: Sequence[Style] = ("plain", "outline", "pastel")
+SPREAD = 2e-3
+"""Weight of the latents' square, without which they would grow to drown the noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,45 +155,69 @@ def normalise(vae: AutoencoderKL, seed: int, pictures: int = 512) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecoderPlan:
-    """What the run of the decoder alone is: the latents stay as they are, so the denoiser may learn beside it."""
+class WholePlan:
+    """What a run on whole pictures is."""
 
     steps: int
+    encoder: bool
+    """Whether the encoder learns too. If not, the latents stay as they are, and the denoiser may learn beside it."""
     pictures: int = 6
     seed: int = 20_261_122
-    rate: float = 1e-3
+    rate: float
     warm_up: int = 50
     noise: float = 0.12
     """Spread of the noise on the latents: what the denoiser leaves wrong."""
     edges: float = 1.0
+    near_edges: float = 4.0
+    """How much more the pixels near an edge count, and so the corners of small shapes."""
 
 
-def train_decoder(plan: DecoderPlan, vae: AutoencoderKL, out: Path, *, every: int) -> None:
-    """Train the decoder on whole pictures to the end, or go on, and save the autoencoder in diffusers' form."""
+def refine_plan(steps: int) -> WholePlan:
+    """Return the plan of the run that both halves of the autoencoder make."""
+    return WholePlan(steps=steps, encoder=True, rate=7e-4)
+
+
+def decoder_plan(steps: int) -> WholePlan:
+    """Return the plan of the decoder's run by itself."""
+    return WholePlan(steps=steps, encoder=False, rate=1e-3, seed=20_261_124)
+
+
+def near_edges(wanted: Tensor, more: float) -> Tensor:
+    """Return the weight of each pixel, [n, 1, height, width]: one, and `more` times the contrast round it."""
+    highest = functional.max_pool2d(wanted, 5, stride=1, padding=2)
+    lowest = -functional.max_pool2d(-wanted, 5, stride=1, padding=2)
+    return 1 + more * (highest - lowest).amax(1, keepdim=True) / 2
+
+
+def train_whole(name: str, plan: WholePlan, vae: AutoencoderKL, out: Path, *, every: int) -> None:
+    """Train on whole pictures to the end, or go on, and save the autoencoder in diffusers' form."""
     vae.requires_grad_(False)
-    weights = {f"decoder.{name}": one for name, one in vae.decoder.named_parameters()}
-    weights |= {f"post_quant_conv.{name}": one for name, one in vae.post_quant_conv.named_parameters()}
+    halves = ("encoder", "quant_conv", "decoder", "post_quant_conv") if plan.encoder else ("decoder", "post_quant_conv")
+    weights = {key: one for key, one in vae.named_parameters() if key.startswith(halves)}
     for one in weights.values():
         one.requires_grad_(True)
-    run = Run(out / "checkpoint" / "decoder", asdict(plan), weights)
-    log = Log(out / "log.jsonl", "decoder")
+    run = Run(out / "checkpoint" / name, asdict(plan), weights)
+    log = Log(out / "log.jsonl", name)
     while run.step < plan.steps:
-        rng = random.Random(f"{plan.seed}:decoder:{run.step}")
+        rng = random.Random(f"{plan.seed}:{name}:{run.step}")
         torch.manual_seed(plan.seed + run.step)
         wanted = to_network(pixels_of([any_picture(rng) for _ in range(plan.pictures)]))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            with torch.no_grad():
+            with torch.set_grad_enabled(plan.encoder):
                 latents = vae.encode(wanted).latent_dist.mean
-            spread = plan.noise * rng.random()
-            got = vae.decode(latents + spread * torch.randn_like(latents)).sample.float()
-        pixels = functional.l1_loss(got, wanted)
-        across = functional.l1_loss(got.diff(dim=3), wanted.diff(dim=3))
-        down = functional.l1_loss(got.diff(dim=2), wanted.diff(dim=2))
-        loss = pixels + plan.edges * (across + down)
+            got = vae.decode(latents + plan.noise * rng.random() * torch.randn_like(latents)).sample
+        far = (got.float() - wanted).abs()
+        weight = near_edges(wanted, plan.near_edges)
+        pixels = (weight * far).sum() / (3 * weight.sum())
+        across = functional.l1_loss(got.float().diff(dim=3), wanted.diff(dim=3))
+        down = functional.l1_loss(got.float().diff(dim=2), wanted.diff(dim=2))
+        loss = pixels + plan.edges * (across + down) + SPREAD * latents.float().square().mean()
         run.learn(loss, rate=rate_at(plan.rate, plan.warm_up, plan.steps, run.step), decay=0.995)
-        log.add(loss=float(loss.detach()), pixels=float(pixels.detach()))
+        log.add(loss=float(loss.detach()), near=float(pixels.detach()), pixels=float(far.detach().mean()))
         if run.step % every == 0 or run.step == plan.steps:
             run.save()
             log.tell(run.step)
     run.use_average()
+    if plan.encoder:
+        normalise(vae, plan.seed)
     vae.save_pretrained(out / "vae")

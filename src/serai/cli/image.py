@@ -1,7 +1,8 @@
 """`serai image`: make a picture from a text, watch it come, save it."""
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
     from serai.cli.client import Client
 
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 
 def image(  # noqa: PLR0913, PLR0917 - the options of a command are its parameters
     context: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
     model: Annotated[str | None, typer.Option("--model", "-m", help="A model, model@version, or a service.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A file, or a folder for several.")] = Path(),
+    out: Annotated[Path, typer.Option("--out", "-o", help="A file, or a folder. Several are NAME-1.png …")] = Path(),
     negative: Annotated[str | None, typer.Option(help="What it must not show.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; else the model's own.")] = None,
     steps: Annotated[int | None, typer.Option(min=1)] = None,
@@ -35,6 +37,8 @@ def image(  # noqa: PLR0913, PLR0917 - the options of a command are its paramete
     """Make pictures. Ctrl-C stops looking; the job goes on, and 'serai jobs cancel' ends it."""
     from serai.cli.client import Client, Refused
 
+    form = _form(out, format_)
+    _check_out(out, count)
     client = Client(context)
     settings = {
         **_size(size),
@@ -44,7 +48,7 @@ def image(  # noqa: PLR0913, PLR0917 - the options of a command are its paramete
         "seed": seed,
         "strength": strength,
         "adapters": [_adapter(one) for one in adapter] if adapter else None,
-        "format": format_ or {name: form for form, name in _SUFFIXES.items()}.get(out.suffix.lower()),
+        "format": form,
     }
     body = {
         "prompt": prompt,
@@ -64,6 +68,8 @@ def image(  # noqa: PLR0913, PLR0917 - the options of a command are its paramete
         raise
     if last["type"] == "failed":
         raise Refused(f"{last['message']} [{last['code']}]", hint=last["hint"])
+    for field, tokens in last["result"].get("truncated", {}).items():
+        typer.echo(f"The model did not read the last {tokens} tokens of the {field.replace('_', ' ')}.", err=True)
     _save(context, client, last["result"], out)
 
 
@@ -82,6 +88,54 @@ def _adapter(text: str) -> dict[str, Any]:
         return {"id": name, "scale": float(scale or 1)}
     except ValueError:
         raise typer.BadParameter("is written NAME or NAME=SCALE", param_hint="--adapter") from None
+
+
+def _form(out: Path, format_: str | None) -> str | None:
+    """Return the format that is asked for, None for the server's own. Raises BadParameter."""
+    if _is_folder(out):
+        return format_
+    by_name = _FORMATS.get(out.suffix.lower())
+    if by_name is None:
+        known = ", ".join(_FORMATS)
+        raise typer.BadParameter(f"ends with {out.suffix!r}; a picture ends with one of {known}", param_hint="--out")
+    if format_ not in (None, by_name):
+        raise typer.BadParameter(f"is {format_!r}, but {out.name} would hold {by_name}", param_hint="--format")
+    return by_name
+
+
+def _is_folder(out: Path) -> bool:
+    """Say whether pictures are put into `out` under their ids; else it is the name of a file."""
+    return out.is_dir() or not out.suffix
+
+
+def _check_out(out: Path, count: int) -> None:
+    """Raise BadParameter where pictures could not be written: before they are drawn."""
+    if not _is_folder(out):
+        for path in _files(out, count):
+            if path.is_dir():
+                raise typer.BadParameter(f"{path} is a folder", param_hint="--out")
+            _check_writable(path if path.exists() else path.parent)
+        return
+    there = out
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise typer.BadParameter(f"{there} is no folder", param_hint="--out")
+    _check_writable(there)
+
+
+def _check_writable(path: Path) -> None:
+    if not path.exists():
+        raise typer.BadParameter(f"there is no folder {path}", param_hint="--out")
+    if not os.access(path, os.W_OK):
+        raise typer.BadParameter(f"{path} may not be written", param_hint="--out")
+
+
+def _files(out: Path, count: int) -> list[Path]:
+    """Return the name of each picture where `out` is that of a file: a.png, or a-1.png and so on."""
+    if count == 1:
+        return [out]
+    return [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, count + 1)]
 
 
 def _uploaded(client: "Client", path: Path | None) -> str | None:
@@ -121,13 +175,13 @@ def _save(context: typer.Context, client: "Client", result: dict[str, Any], out:
     import json
 
     pictures = result["images"]
-    is_folder = out.is_dir() or len(pictures) > 1 or not out.suffix
-    if is_folder:
-        out.mkdir(parents=True, exist_ok=True)
+    if _is_folder(out):
+        paths = [out / f"{picture['id']}{_SUFFIXES[picture['format']]}" for picture in pictures]
+    else:
+        paths = _files(out, len(pictures))
     saved = []
-    for picture in pictures:
-        path = out / f"{picture['id']}{_SUFFIXES[picture['format']]}" if is_folder else out
-        path.write_bytes(client.download(picture["url"]))
+    for path, picture in zip(paths, pictures, strict=True):
+        _write(path, client.download(picture["url"]), picture)
         saved.append({**picture, "file": str(path)})
     if options_of(context).as_json:
         print(json.dumps({**result, "images": saved}, indent=2, ensure_ascii=False))
@@ -135,3 +189,14 @@ def _save(context: typer.Context, client: "Client", result: dict[str, Any], out:
     for one in saved:
         size = f"{one['width']}×{one['height']}"
         print(f"{one['file']}  {size}, seed {one['seed']}, {result['model']}@{result['version']}")
+
+
+def _write(path: Path, data: bytes, picture: Mapping[str, Any]) -> None:
+    from serai.cli.client import Refused
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        hint = f"The picture is kept: GET {picture['url']}."
+        raise Refused(f"{path}: {error.strerror}.", hint=hint) from None

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from contextlib import aclosing
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
@@ -10,6 +10,7 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 from anyio.to_thread import run_sync
 
 from serai.errors import SeraiError
+from serai.images.metadata import of_picture
 from serai.images.model import Picture
 from serai.storage.blobs import Blobs
 
@@ -41,15 +42,18 @@ class _Sink(io.RawIOBase):
         return taken
 
 
-async def archive(pictures: AsyncIterable[Picture], blobs: Blobs) -> AsyncGenerator[bytes]:
+async def archive(pictures: AsyncIterable[tuple[Picture, Mapping[str, str]]], blobs: Blobs) -> AsyncGenerator[bytes]:
     """Yield the bytes of a zip with `YYYY-MM-DD/ID.png` (or jpg, webp) and `ID.json` for each picture.
+
+    The JSON is the document of its file, and what the gallery knows besides. `pictures`: each with the digests
+    of what it began with, as `metadata.document_of` takes them.
 
     Not compressed: pictures are already. A picture whose file cannot be read is named in the entry
     `errors.json`, which is there if one is; the zip is whole all the same.
     """
     sink, problems = _Sink(), []
     with ZipFile(sink, "w", ZIP_STORED, allowZip64=True) as zipped:
-        async for picture in pictures:
+        async for picture, sources in pictures:
             try:
                 async with aclosing(_file(zipped, sink, picture, blobs)) as pieces:
                     async for piece in pieces:
@@ -58,8 +62,7 @@ async def archive(pictures: AsyncIterable[Picture], blobs: Blobs) -> AsyncGenera
                 reason = error.message if isinstance(error, SeraiError) else "The file could not be read."
                 problems.append({"id": picture.id, "problem": reason})
             else:
-                document = {**picture.document(), "tags": picture.tags, "is_favourite": picture.is_favourite}
-                zipped.writestr(_entry(picture, "json"), _json(document))
+                zipped.writestr(_entry(picture, "json"), _json(_told(picture, sources)))
             yield sink.take()
         if problems:
             zipped.writestr(ZipInfo(ERRORS), _json(problems))
@@ -82,6 +85,16 @@ async def _file(zipped: ZipFile, sink: _Sink, picture: Picture, blobs: Blobs) ->
         file.close()
     if written != picture.size:
         raise OSError("the blob is cut short")
+
+
+def _told(picture: Picture, sources: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "id": picture.id,
+        **of_picture(picture, sources),
+        "created_at": picture.created_at.isoformat(),
+        "tags": picture.tags,
+        "is_favourite": picture.is_favourite,
+    }
 
 
 def _entry(picture: Picture, extension: str) -> ZipInfo:

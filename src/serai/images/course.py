@@ -1,6 +1,6 @@
 """How far a job of pictures is: what its model tells, as the progress that clients see, with the time that is left."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from serai.events import Loading, Progress
@@ -15,22 +15,35 @@ class ImageCourse:
     images: int = 1
     steps: int = 0
     loading_s: float = 0.0
+    """From the begin of the load to its end."""
     generating_s: float = 0.0
+    """From the begin of the run to the last picture so far, as it came from the model."""
     _loading_since: float | None = None
+    _free_since: float | None = None
+    """Since when nothing is waited for, as far as that is known."""
     _first: tuple[float, float] | None = None
     """When the first step was told, and how much was done by then, as a share of all."""
-    _began: float | None = field(default=None)
+    _began: float | None = None
+
+    def is_free(self, seconds: float) -> None:
+        """Note that nothing keeps the run from beginning now: unless a place in a queue or a load is told next."""
+        self._free_since = seconds
+
+    def is_queued(self) -> None:
+        """Note that something is waited for: where that ends untold, the run is taken to begin when it is heard of."""
+        self._free_since = None
 
     def is_loading(self, event: Loading, seconds: float) -> Progress:
         """Return the progress of a load."""
         if self._loading_since is None:
             self._loading_since = seconds
+        self._free_since = seconds if event.fraction is not None and event.fraction >= 1.0 else None
         told = {"model": event.model, "version": event.version}
         return Progress(stage="loading", fraction=event.fraction, detail=told)
 
     def is_generating(self, event: Progress, seconds: float) -> Progress:
         """Return the progress of a step: `done` of `total` steps of a picture, and of which."""
-        self._end_load(seconds)
+        self._begin(seconds)
         detail = dict(event.detail or {})
         image, images = int(detail.get("image", 0)), int(detail.get("images", self.images))
         self.images = images
@@ -43,21 +56,18 @@ class ImageCourse:
         )
 
     def is_saving(self, image: int, seconds: float) -> Progress:
-        """Return the progress of a picture that is finished and about to be stored."""
-        self._end_load(seconds)
+        """Return the progress of a picture that came from the model and is about to be stored."""
+        self.generating_s = seconds - self._begin(seconds)
         told = {"image": image, "images": self.images, "step": self.steps, "steps": self.steps, "eta_s": None}
         return Progress(stage="saving", fraction=min(1.0, (image + 1) / self.images), detail=told)
 
-    def is_over(self, seconds: float) -> None:
-        """Note that the last picture was finished."""
-        self._end_load(seconds)
-        self.generating_s = seconds - (seconds if self._began is None else self._began)
-
-    def _end_load(self, seconds: float) -> None:
+    def _begin(self, seconds: float) -> float:
+        """Return when the run began, of which something is heard now."""
         if self._began is None:
-            self._began = seconds
+            self._began = seconds if self._free_since is None else self._free_since
             if self._loading_since is not None:
-                self.loading_s = seconds - self._loading_since
+                self.loading_s = self._began - self._loading_since
+        return self._began
 
     def _eta(self, fraction: float | None, seconds: float) -> float | None:
         """Return the seconds until all pictures are made, by the steps since the first, which alone warms up."""

@@ -5,13 +5,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from serai.engines.base import EngineInfo
 from serai.engines.tasks import GenerateImage
 from serai.events import Media
 from serai.images.course import ImageCourse
-from serai.images.inputs import Inputs
+from serai.images.inputs import Inputs, array_in
+from serai.images.metadata import document_of
 from serai.images.model import ImageRequest, Picture
 from serai.images.plan import Resolved, resolved
 from serai.jobs.model import Job
@@ -20,12 +22,14 @@ from serai.storage.blobs import Blob
 
 _TOLD: Final = ("device", "batched", "usage", "revised_prompt", "reproducible", "unused", "truncated")
 """What a model's last event says, where it says it."""
+_SPARE: Final = 2
+"""How much longer than the picture that is wanted one to start from is opened where its proportions change."""
 _ID_DIGITS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A picture whose file and thumbnail are stored, and that no row names yet."""
+    """A picture whose file and thumbnail were stored a moment ago, and that no row names yet."""
 
     position: int
     seed: int
@@ -46,6 +50,7 @@ class Drawing:
     settings: Resolved | None = None
     kept: list[Kept] = field(default_factory=list)
     has_begun: bool = False
+    """Whether anything was heard of the run of the candidate that is tried."""
     shown: Counter[int] = field(default_factory=Counter)
     """Previews so far, by picture."""
 
@@ -55,12 +60,28 @@ class Drawing:
         return self.shown[preview.index] <= self.used.previews
 
     async def task(self, candidate: Candidate, engine: EngineInfo) -> GenerateImage:
-        """Return the task for one version. Raises InvalidInput."""
-        chosen = resolved(candidate.version, self.asked, seed=seed_of(self.job.id), source_size=self.inputs.size)
+        """Return the task for one version. Raises InvalidInput, BlobNotFound, and what the decoder finds wrong."""
+        settle = partial(resolved, candidate.version, self.asked, seed=seed_of(self.job.id), task=candidate.model.task)
+        chosen, inputs = settle(), self.inputs
+        max_side = _longest(self.asked, chosen)
+        source = mask = None
+        if inputs.image is not None:
+            image = await inputs.opened(inputs.image, max_side=max_side)
+            chosen = settle(source_size=(image.info.width or image.width, image.info.height or image.height))
+            source = await array_in((chosen.width, chosen.height), image, "RGB")
+            del image
+        if inputs.mask is not None:
+            opened = await inputs.opened(inputs.mask, max_side=max_side)
+            mask = await array_in((chosen.width, chosen.height), opened, "L")
         self.candidate, self.settings = candidate, chosen
-        self.course = ImageCourse(images=chosen.images, steps=chosen.steps)
-        source, mask = await self.inputs.arrays(chosen.width, chosen.height)
+        self.begin_anew()
         return chosen.task(self.asked, source, mask)
+
+    def begin_anew(self) -> None:
+        """Forget how far it was: another candidate is tried."""
+        self.course = ImageCourse(images=self.used.images, steps=self.used.steps)
+        self.has_begun = False
+        self.shown.clear()
 
     @property
     def drawn_by(self) -> Candidate:
@@ -75,18 +96,23 @@ class Drawing:
     def document(self, seed: int, size: tuple[int, int]) -> dict[str, Any]:
         """Return what makes a picture, and nothing that differs when it is made again: so are its bytes the same."""
         model, version = self.drawn_by.key
-        return {
-            "model": model,
-            "version": version,
-            "prompt": self.asked.prompt,
-            "negative_prompt": self.asked.negative_prompt,
-            "settings": self.used.settings() | {"seed": seed, "num_images": 1},
-            "seed": seed,
-            "width": size[0],
-            "height": size[1],
-            "format": self.used.format,
-            **self.inputs.document(),
-        }
+        return document_of(
+            model=model,
+            version=version,
+            prompt=self.asked.prompt,
+            negative_prompt=self.asked.negative_prompt,
+            settings=self.used.settings(),
+            seed=seed,
+            size=size,
+            sources=self.inputs.document(),
+        )
+
+
+def _longest(asked: ImageRequest, chosen: Resolved) -> int:
+    """Return how long the sides of a picture need be that is to be fitted into the size of these settings."""
+    longest, given = max(chosen.width, chosen.height), asked.settings
+    keeps_proportions = given.width is None and given.height is None
+    return longest if keeps_proportions else _SPARE * longest
 
 
 def seed_of(job_id: str) -> int:

@@ -6,10 +6,11 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from serai.errors import EngineFailed
-from serai.images.metadata import embed
+from serai.images import metadata
 from serai.images.model import MAX_SIDE, Format
 
 THUMBNAIL_SIDE = 256
@@ -18,6 +19,8 @@ _PNG = {"compress_type": zlib.Z_RLE}
 """Runs alone, which zlib has for pictures: of photographs the size of deflate's default, in a third of the time."""
 _THUMBNAIL = {"quality": 80, "method": 2}
 """Method 2 makes files a few per cent larger than Pillow's own 4, in half the time."""
+_COMMENT_TYPES = (b"\x92\x86\0\1", b"\x92\x86\0\7")
+"""How the entry of UserComment begins: Pillow gives it the type of numbers, where EXIF asks for that of "undefined"."""
 _PPM = re.compile(rb"P6\s+(\d{1,5})\s+(\d{1,5})\s+255\s")
 
 
@@ -47,8 +50,7 @@ def encode(
     if format == "jpeg":
         image = _opaque(image)
     options = _PNG if format == "png" else {"quality": DEFAULT_QUALITY if quality is None else quality}
-    data = _saved(image, format, **options)
-    return data if document is None else embed(data, document)
+    return _saved(image, format, **options, **({} if document is None else _telling(format, document)))
 
 
 def thumbnail(image: Image.Image) -> bytes:
@@ -58,7 +60,22 @@ def thumbnail(image: Image.Image) -> bytes:
     return _saved(small, "webp", **_THUMBNAIL)
 
 
-def _saved(image: Image.Image, kind: Format, **options: int) -> bytes:
+def _telling(kind: Format, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of Pillow with which a file tells the document."""
+    if kind == "png":
+        texts = PngInfo()
+        for name, text in metadata.texts(document).items():
+            texts.add_itxt(name, text)
+        return {"pnginfo": texts}
+    exif = Image.Exif()
+    exif.endian = ">"  # as the web UIs write it
+    exif[ExifTags.Base.Software] = metadata.SOFTWARE
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = metadata.comment(document)
+    told = exif.tobytes().replace(*_COMMENT_TYPES, 1)
+    return {"exif": told, "xmp": metadata.xmp(document)}
+
+
+def _saved(image: Image.Image, kind: Format, **options: Any) -> bytes:
     plain = image.copy()
     plain.info = {}  # Pillow writes some of what it read: comments, profiles, the EXIF of a remote engine
     file = io.BytesIO()

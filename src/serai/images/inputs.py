@@ -2,20 +2,23 @@
 
 A request names a file of its owner's by its id, or a blob that they hold by its digest. A blob is held by the
 jobs that start from it: it is there as long as one of them, and counts against its owner's quota.
+
+A small file may hold a large picture. So it is opened when the task of a model is made, no larger than that
+needs it, and let go at once.
 """
 
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
 from anyio.to_thread import run_sync
 
 from serai.decode.decoder import DecodedImage, Decoder
 from serai.engines.tasks import Array
 from serai.files import store as files_store
-from serai.images.model import MAX_SIDE, ImageRequest
+from serai.images.model import ImageRequest
 from serai.images.room import check_room
 from serai.jobs.model import Job
 from serai.storage import links
@@ -28,53 +31,52 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What a request starts from, decoded; None where it names nothing. The digests are those of the files."""
+    """What a request starts from: the digests of its files, None where it names nothing."""
 
-    image: DecodedImage | None = None
-    mask: DecodedImage | None = None
-    image_digest: str | None = None
-    mask_digest: str | None = None
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        return None if self.image is None else (self.image.width, self.image.height)
+    image: str | None
+    mask: str | None
+    blobs: Blobs
+    decoder: Decoder
 
     def document(self) -> dict[str, str]:
         """Return what is told of them where a picture's making is told."""
-        told = {"image_sha256": self.image_digest, "mask_sha256": self.mask_digest}
+        told = {"image_sha256": self.image, "mask_sha256": self.mask}
         return {name: digest for name, digest in told.items() if digest is not None}
 
-    async def arrays(self, width: int, height: int) -> tuple[Array | None, Array | None]:
-        """Return picture (height × width × 3) and mask (height × width) in this size, uint8."""
-        if self.image is None and self.mask is None:
-            return None, None
-        return await run_sync(self._arrays, (width, height))
-
-    def _arrays(self, size: tuple[int, int]) -> tuple[Array | None, Array | None]:
-        from serai.images.pixels import array_of  # the server starts without Pillow
-
-        image = None if self.image is None else array_of(self.image, size, "RGB")
-        return image, None if self.mask is None else array_of(self.mask, size, "L")
+    async def opened(self, digest: str, *, max_side: int) -> DecodedImage:
+        """Return one of them, reduced to this. Raises BlobNotFound, and what the decoder finds wrong."""
+        with await self.blobs.open(digest) as content:
+            return await self.decoder.image(content, max_side=max_side)
 
 
-async def read_inputs(
+async def find_inputs(
     asked: ImageRequest, owner_id: str, *, database: Database, blobs: Blobs, decoder: Decoder
 ) -> Inputs:
-    """Return what a request starts from.
+    """Return what a request starts from, unopened. Raises FileNotFound or BlobNotFound for what is not the owner's."""
 
-    Raises FileNotFound for what is not the owner's, BlobNotFound, and what the decoder finds wrong.
-    """
+    async def found(named: str | None) -> str | None:
+        return None if named is None else await database.read(digest_of, named, owner_id)
 
-    async def opened(named: str | None) -> tuple[DecodedImage | None, str | None]:
-        if named is None:
-            return None, None
-        digest = await database.read(_digest_of, named, owner_id)
-        with await blobs.open(digest) as content:
-            return await decoder.image(content, max_side=MAX_SIDE), digest
+    return Inputs(image=await found(asked.image), mask=await found(asked.mask), blobs=blobs, decoder=decoder)
 
-    image, image_digest = await opened(asked.image)
-    mask, mask_digest = await opened(asked.mask)
-    return Inputs(image=image, mask=mask, image_digest=image_digest, mask_digest=mask_digest)
+
+def digest_of(connection: Connection, named: str, owner_id: str) -> str:
+    """Return the digest of an owner's file, named by its id or by that. Raises FileNotFound, BlobNotFound."""
+    if not is_digest(named):
+        return files_store.get(connection, named, owner_id).digest
+    links.check_held(connection, owner_id, named)
+    return named
+
+
+async def array_in(size: tuple[int, int], decoded: DecodedImage, mode: Literal["RGB", "L"]) -> Array:
+    """Return a picture in this size, uint8: height × width × 3, or height × width in grey."""
+    return await run_sync(_array, decoded, size, mode)
+
+
+def _array(decoded: DecodedImage, size: tuple[int, int], mode: Literal["RGB", "L"]) -> Array:
+    from serai.images.pixels import array_of  # the server starts without Pillow
+
+    return array_of(decoded, size, mode)
 
 
 def is_digest(named: str) -> bool:
@@ -97,10 +99,3 @@ def hold_inputs(connection: Connection, job: Job, usual: int, at: datetime, new:
     for named in (asked.image, asked.mask):
         if named is not None and is_digest(named):
             links.link(connection, holder=job.id, digest=named, owner_id=job.owner_id)
-
-
-def _digest_of(connection: Connection, named: str, owner_id: str) -> str:
-    if not is_digest(named):
-        return files_store.get(connection, named, owner_id).digest
-    links.check_held(connection, owner_id, named)
-    return named

@@ -1,31 +1,27 @@
-"""What made a picture, written into its file: pure functions of bytes, which never touch a pixel.
+"""What made a picture: the document that its file, an archive and the API tell, and the forms that files have for it.
 
-Every file gets three things. The whole document as JSON, which `read_embedded` gives back exactly: in PNG
-as the text `serai`, in JPEG and WebP within XMP. The line of `parameters` that the web UIs of Stable
-Diffusion write and read: in PNG a text of that name, else the UserComment of EXIF. And where it comes from,
-in XMP: IPTC's digital source type "trained algorithmic media", with Serai as the software.
+Every file gets three things. The whole document as JSON: in PNG as the text `serai`, in JPEG and WebP within
+XMP. The line of `parameters` that the web UIs of Stable Diffusion write and read: in PNG a text of that name,
+else the UserComment of EXIF. And where it comes from, in XMP: IPTC's digital source type "trained algorithmic
+media", with Serai as the software.
 
-PNG: https://www.w3.org/TR/png-3/#11textinfo, EXIF: CIPA DC-008, XMP: ISO 16684-1 and, for where it lies in
-each format, part 3 of Adobe's specification.
+PNG: https://www.w3.org/TR/png-3/#11textinfo, EXIF: CIPA DC-008, XMP: ISO 16684-1.
 """
 
 import json
 import re
-import struct
 from collections.abc import Mapping
-from itertools import chain
-from typing import Any
-from xml.sax.saxutils import escape, unescape
+from typing import Any, Final
+from xml.sax.saxutils import escape
 
 from serai import __version__
-from serai.images import containers
+from serai.images.model import Picture
 
-_DOCUMENT = re.compile(rb"<serai:document>(.*?)</serai:document>", re.DOTALL)
+SOFTWARE: Final = "Serai"
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _MAX_DESCRIPTION = 2000
 """Characters. XMP has to fit one segment of a JPEG, with the document, which has the whole prompt."""
 _MAX_SEGMENT = 65_000
-_ASCII, _LONG, _UNDEFINED = 2, 4, 7
 _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about=""
@@ -39,32 +35,64 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <?xpacket end="r"?>"""
 
 
-def embed(data: bytes, document: Mapping[str, Any]) -> bytes:
-    """Return the PNG, JPEG or WebP file `data` with `document` in it; the same input gives the same bytes.
+def document_of(
+    *,
+    model: str,
+    version: str,
+    prompt: str,
+    negative_prompt: str,
+    settings: Mapping[str, Any],
+    seed: int,
+    size: tuple[int, int],
+    sources: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return what makes one picture, and nothing that differs when it is made again.
 
-    EXIF, XMP and texts of ours that it had are replaced. Raises MediaMalformed for another or a damaged file.
+    `settings`: those of its job, which may make others besides; `seed`: its own; `size`: width and height;
+    `sources`: SHA-256 of what it began with, as `image_sha256` and `mask_sha256`.
     """
-    # What XML cannot hold stands in JSON's texts alone, where an escape means the same.
-    told = _NOT_XML.sub(_escaped, json.dumps(document, ensure_ascii=False, separators=(",", ":")))
-    text = _NOT_XML.sub("\ufffd", parameters(document))
-    if containers.is_png(data):
-        texts = {"Software": "Serai", "parameters": text, "serai": told}
-        return containers.with_png_texts(data, {**texts, containers.XMP_KEYWORD: _xmp(document, None)})
-    return containers.with_segments(data, exif=_exif(text), xmp=_xmp(document, told).encode())
+    return {
+        "model": model,
+        "version": version,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "settings": {**settings, "seed": seed, "num_images": 1},
+        "seed": seed,
+        "width": size[0],
+        "height": size[1],
+        "format": settings["format"],
+        **sources,
+    }
 
 
-def read_embedded(data: bytes) -> dict[str, Any] | None:
-    """Return the document that `embed` wrote, or None where there is none."""
-    if containers.is_png(data):
-        told = containers.png_texts(data).get("serai")
-    else:
-        found = _DOCUMENT.search(containers.xmp_of(data) or b"")
-        told = None if found is None else unescape(found[1].decode(errors="replace"))
-    try:
-        document = json.loads(told or "null")
-    except (ValueError, RecursionError):  # somebody else wrote something under our name
-        return None
-    return document if isinstance(document, dict) else None
+def of_picture(picture: Picture, sources: Mapping[str, str]) -> dict[str, Any]:
+    """Return the document of a picture in the gallery; `sources` as in `document_of`."""
+    return document_of(
+        model=picture.model,
+        version=picture.version,
+        prompt=picture.prompt,
+        negative_prompt=picture.negative_prompt,
+        settings=picture.settings,
+        seed=picture.seed,
+        size=(picture.width, picture.height),
+        sources=sources,
+    )
+
+
+def texts(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts of a PNG with the document, by their keywords."""
+    told = {"Software": SOFTWARE, "parameters": _plain(parameters(document)), "serai": _as_json(document)}
+    return {**told, "XML:com.adobe.xmp": _packet(document, None)}
+
+
+def comment(document: Mapping[str, Any]) -> bytes:
+    """Return the UserComment of EXIF, whose numbers have the most significant byte first."""
+    return b"UNICODE\0" + _plain(parameters(document)).encode("utf-16-be")[:_MAX_SEGMENT]
+
+
+def xmp(document: Mapping[str, Any]) -> bytes:
+    """Return the packet of XMP with the document in it, for JPEG and WebP."""
+    return _packet(document, _as_json(document)).encode()
 
 
 def parameters(document: Mapping[str, Any]) -> str:
@@ -94,34 +122,23 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search("[,:\n]", text) else text
 
 
-def _escaped(character: re.Match[str]) -> str:
-    return f"\\u{ord(character[0]):04x}"
+def _plain(text: str) -> str:
+    return _NOT_XML.sub("\ufffd", text)
 
 
-def _xmp(document: Mapping[str, Any], told: str | None) -> str:
+def _as_json(document: Mapping[str, Any]) -> str:
+    """Return JSON with what XML cannot hold, which stands in texts alone, as escapes that mean the same."""
+    told = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return _NOT_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", told)
+
+
+def _packet(document: Mapping[str, Any], told: str | None) -> str:
     """Return the packet; without the description, then without the document, where it would be too long for JPEG."""
-    described = _NOT_XML.sub("\ufffd", document.get("prompt", "")[:_MAX_DESCRIPTION])
+    described = escape(_plain(document.get("prompt", "")[:_MAX_DESCRIPTION]))
     description = (
-        f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{escape(described)}</rdf:li></rdf:Alt></dc:description>'
+        f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{described}</rdf:li></rdf:Alt></dc:description>'
     )
-    date = f"<xmp:CreateDate>{escape(document['created_at'])}</xmp:CreateDate>" if "created_at" in document else ""
     whole = "" if told is None else f"<serai:document>{escape(told)}</serai:document>"
-    choices = ((date, description, whole), (date, whole), (date,))
+    choices = ((description, whole), (whole,), ())
     packets = (_PACKET.replace("{properties}", "\n".join([*chosen, ""])) for chosen in choices)
     return next(packet for packet in packets if len(packet.encode()) <= _MAX_SEGMENT)
-
-
-def _exif(text: str) -> bytes:
-    """Return TIFF's bytes, the most significant first as the web UIs write them: the software, and `text`."""
-    software, comment = b"Serai\0", b"UNICODE\0" + text.encode("utf-16-be")[:_MAX_SEGMENT]
-    first = 8  # behind the header
-    second = first + _ifd_size(2)
-    values = second + _ifd_size(1)
-    main = [(0x0131, _ASCII, len(software), values + len(comment)), (0x8769, _LONG, 1, second)]
-    own = [(0x9286, _UNDEFINED, len(comment), values)]  # UserComment
-    tables = (struct.pack(f">H{'HHII' * len(entries)}I", len(entries), *chain(*entries), 0) for entries in (main, own))
-    return struct.pack(">2sHI", b"MM", 42, first) + b"".join(tables) + comment + software
-
-
-def _ifd_size(entries: int) -> int:
-    return 2 + 12 * entries + 4

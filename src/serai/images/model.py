@@ -13,6 +13,9 @@ from serai.errors import InvalidInput
 KIND = "images"
 MAX_PROMPT = 4000
 MAX_SIDE = 8192
+MAX_IMAGES = 8
+MAX_STEPS = 998
+"""The most to which every sampler gives times of their own, of the 1000 that networks are usually trained with."""
 MAX_SEED = 2**63 - 1 - 8
 """Seeds of eight pictures in a row still fit the database."""
 
@@ -35,14 +38,14 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     width: int | None = None
     """Within the version's own bounds, and at most MAX_SIDE; so is the height."""
     height: int | None = None
-    num_images: Annotated[int, Meta(ge=1, le=8)] = 1
+    num_images: Annotated[int, Meta(ge=1, le=MAX_IMAGES)] | None = None
     num_inference_steps: Annotated[int, Meta(ge=1, le=1000)] | None = None
     guidance_scale: Annotated[float, Meta(ge=0, le=100)] | None = None
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
-    """Picture number i uses seed + i. None: one is drawn, and stored."""
+    """Picture number i uses seed + i. None: the version's own, or else one is drawn, and stored."""
     max_sequence_length: Annotated[int, Meta(ge=1, le=4096)] | None = None
     strength: Annotated[float, Meta(gt=0, le=1)] | None = None
-    """Of image-to-image: how much of the picture is forgotten."""
+    """Of image-to-image and of what is painted under a mask: how much of the picture is forgotten."""
     adapters: Annotated[tuple[AdapterScale, ...], Meta(max_length=16)] | None = None
     """None: as the version says. Else exactly these, each at its scale, and no other."""
     format: Format = "png"
@@ -104,23 +107,7 @@ class Picture:
     thumb_digest: str
     thumb_size: int
     generation_ms: int
-    """From the first step to the finished picture, its share of its job."""
+    """From the begin of its run to the picture as it came from the model: its share of its job."""
     created_at: datetime
     tags: tuple[str, ...] = ()
     is_favourite: bool = False
-
-    def document(self) -> dict[str, Any]:
-        """Return what made the picture: what is embedded in its file, and told by `metadata`."""
-        return {
-            "id": self.id,
-            "model": self.model,
-            "version": self.version,
-            "prompt": self.prompt,
-            "negative_prompt": self.negative_prompt,
-            "settings": dict(self.settings),
-            "seed": self.seed,
-            "width": self.width,
-            "height": self.height,
-            "format": self.format,
-            "created_at": self.created_at.isoformat(),
-        }

@@ -1,44 +1,32 @@
 """Who draws, and with which settings. Pure: it reads a snapshot, a version and what was asked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from msgspec.structs import replace as with_fields
-
+from serai.engines.options import RemoteOptions
 from serai.engines.tasks import Array, GenerateImage
 from serai.errors import InvalidInput
-from serai.images.model import MAX_SIDE, Format, ImageRequest, ImageSettings
+from serai.images.bounds import find_declared, first_seed, number, sides, whole
+from serai.images.model import Format, ImageRequest, ImageSettings
 from serai.registry.errors import CandidateInCooldown, NoCandidate
 from serai.registry.failure import Situation
-from serai.registry.parameters import STEPS, Parameter, resolve
 from serai.registry.plan import Plan, Request
 from serai.registry.policy import make_plan
 from serai.registry.reference import AUTO, parse_reference
 from serai.registry.snapshot import Candidate, RegistrySnapshot
+from serai.registry.source import RemoteSource
 from serai.registry.version import Version
 
 GENERATION: Final = "image-generation"
 EDIT: Final = "image-edit"
 
-SIZE_STEP: Final = 8
-"""Sides are multiples of it where a version says nothing else: by it the common autoencoders reduce pictures."""
 PREVIEWS: Final = 5
 """How many previews of a picture are shown where nobody says."""
 MAX_SCALE: Final = 4.0
 """Of an adapter, as requests may give it."""
 QUALITY: Final = 90
-_SIDES: Final = ("width", "height")
-
-_DEFAULTS: Final[Mapping[str, Parameter]] = {
-    "width": Parameter(default=512, min=SIZE_STEP, max=2048),
-    "height": Parameter(default=512, min=SIZE_STEP, max=2048),
-    "num_images": Parameter(default=1, min=1, max=8),
-    "num_inference_steps": Parameter(default=20, min=1, max=200),
-    "guidance_scale": Parameter(default=7.5, min=0, max=30),
-    "strength": Parameter(default=0.8, min=0, max=1),
-}
-"""What holds where a version says nothing: those of the Stable Diffusion family."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +41,7 @@ class Resolved:
     seed: int
     max_sequence_length: int | None
     strength: float | None
-    """None where there is no picture to start from."""
+    """None where there is no picture to start from, and where it is edited as a whole."""
     adapters: tuple[tuple[str, float], ...]
     """Each adapter that the version declares, with the scale that it has."""
     chooses_adapters: bool
@@ -120,11 +108,13 @@ def accepts(snapshot: RegistrySnapshot, situation: Situation, asked: ImageReques
     Raises what `make_plan` raises, and InvalidInput that names the field, the bound and the value. Whoever
     failed a short while ago is no reason to refuse: the job waits until it may be tried again.
     """
+    if not asked.prompt.strip() and not _is_variation(asked):
+        raise InvalidInput.at("prompt", "is empty", hint="Say what the picture is to show.")
     try:
         candidate = planned(snapshot, situation, asked).candidate
     except CandidateInCooldown:
         candidate = planned(snapshot, replace(situation, cooldowns={}), asked).candidate
-    resolved(candidate.version, asked, seed=0)
+    resolved(candidate.version, asked, seed=0, task=candidate.model.task)
     return candidate
 
 
@@ -148,32 +138,42 @@ def planned(snapshot: RegistrySnapshot, situation: Situation, asked: ImageReques
 
 
 def resolved(
-    version: Version, asked: ImageRequest, *, seed: int, source_size: tuple[int, int] | None = None
+    version: Version,
+    asked: ImageRequest,
+    *,
+    seed: int,
+    source_size: tuple[int, int] | None = None,
+    task: str = GENERATION,
 ) -> Resolved:
     """Return every setting of a request for one version: as asked, else as the version says, else as is usual.
 
-    `seed`: where the request gives none. `source_size`: of the picture to start from; where the request
-    gives no size, the result has its proportions. Raises InvalidInput that names field, bound and value.
+    `seed`: where neither gives one; it is moved into the version's bounds. `source_size`: of the picture to
+    start from; where the request gives no size, the result has its proportions. `task`: the model's. Raises
+    InvalidInput that names field, bound and value.
     """
     try:
-        return _resolved(version, asked, seed, source_size)
+        return _resolved(version, asked, seed, source_size, task)
     except InvalidInput as error:
         error.hint = error.hint or f"GET /models/{version.model_id} shows what each of its versions takes."
         raise
 
 
-def _resolved(version: Version, asked: ImageRequest, seed: int, source_size: tuple[int, int] | None) -> Resolved:
+def _resolved(
+    version: Version, asked: ImageRequest, seed: int, source_size: tuple[int, int] | None, task: str
+) -> Resolved:
     given = asked.settings
-    width, height = _size(version, given, source_size)
-    steps = _whole(version, "num_inference_steps", given.num_inference_steps)
-    strength = _strength(version, asked)
+    _check_negative_prompt(version, asked)
+    width, height = sides(version, given, source_size)
+    steps = whole(version, "num_inference_steps", given.num_inference_steps)
+    images = whole(version, "num_images", given.num_images)
+    strength = _strength(version, asked, task)
     return Resolved(
         width=width,
         height=height,
-        images=_whole(version, "num_images", given.num_images),
+        images=images,
         steps=steps,
-        guidance_scale=_number(version, "guidance_scale", given.guidance_scale),
-        seed=seed if given.seed is None else _whole(version, "seed", given.seed),
+        guidance_scale=number(version, "guidance_scale", given.guidance_scale),
+        seed=first_seed(version, given.seed, seed, images),
         max_sequence_length=_sequence_length(version, given.max_sequence_length),
         strength=strength,
         adapters=_adapters(version, given),
@@ -190,14 +190,17 @@ def _resolved(version: Version, asked: ImageRequest, seed: int, source_size: tup
 
 
 def _automatic(snapshot: RegistrySnapshot, situation: Situation, asked: ImageRequest) -> Plan:
-    """Choose among all models of the task; a picture goes to one that edits, else to one that can start from it."""
+    """Choose among all models of the task; a picture goes to one that edits, else to one that can start from it.
+
+    A variation goes to those the other way round: who edits is not told by it what to do.
+    """
+    draw = Request(task=GENERATION, capabilities=_needs(GENERATION, asked))
     if asked.image is not None:
-        try:
-            request = Request(task=EDIT, capabilities=_needs(EDIT, asked))
-            return make_plan(snapshot, request, situation)
-        except NoCandidate:
-            pass
-    return _explained(asked, snapshot, situation, Request(task=GENERATION, capabilities=_needs(GENERATION, asked)))
+        edit = Request(task=EDIT, capabilities=_needs(EDIT, asked))
+        for request in (draw, edit) if _is_variation(asked) else (edit, draw):
+            with suppress(NoCandidate):
+                return make_plan(snapshot, request, situation)
+    return _explained(asked, snapshot, situation, draw)
 
 
 def _able(snapshot: RegistrySnapshot, situation: Situation, asked: ImageRequest, plan: Plan) -> Plan:
@@ -239,6 +242,11 @@ def _explained(asked: ImageRequest, snapshot: RegistrySnapshot, situation: Situa
         ) from None
 
 
+def _is_variation(asked: ImageRequest) -> bool:
+    """Say whether another picture like the one given is wanted: that alone goes without a word."""
+    return not asked.prompt and asked.image is not None and asked.mask is None
+
+
 def _needs(task: str, asked: ImageRequest) -> frozenset[str]:
     """Return what a version must say that it can do; what edits need not say that it edits."""
     if asked.image is None:
@@ -251,102 +259,35 @@ def _needs(task: str, asked: ImageRequest) -> frozenset[str]:
 # With which settings
 
 
-def _declared(version: Version, name: str) -> Parameter | None:
-    """Return what the version says of a setting, whichever of its names it uses."""
-    names: Sequence[str] = STEPS if name in STEPS else (name,)
-    return next((version.parameters[one] for one in names if one in version.parameters), None)
-
-
-def _parameter(version: Version, name: str) -> Parameter:
-    """Return the bounds and the default of a setting; a default that nobody gave lies within the bounds."""
-    usual = _DEFAULTS.get(name, Parameter())
-    declared = _declared(version, name)
-    if declared is None:
-        return usual
-    if name in _SIDES:  # never unbounded: a picture is made in memory
-        declared = with_fields(declared, max=MAX_SIDE if declared.max is None else min(declared.max, MAX_SIDE))
-    if declared.default is not None or not isinstance(usual.default, int | float):
-        return declared
-    default = usual.default
-    if declared.multiple_of is not None:
-        default = max(1, round(default / declared.multiple_of)) * declared.multiple_of
-    if declared.min is not None and default < declared.min:
-        default = declared.min
-    if declared.max is not None and default > declared.max:
-        default = declared.max
-    return with_fields(declared, default=default)
-
-
-def _checked(name: str, parameter: Parameter, value: float | None) -> Any:
-    """Return the value, or else the default. Raises InvalidInput that names the setting."""
-    field = f"settings.{name}"
-    return resolve({field: parameter}, {field: value})[field]
-
-
-def _whole(version: Version, name: str, value: int | None) -> int:
-    parameter = _parameter(version, name)
-    if isinstance(parameter.default, float) and parameter.default.is_integer():
-        parameter = with_fields(parameter, default=int(parameter.default))
-    found = _checked(name, parameter, value)
-    if isinstance(found, bool) or not isinstance(found, int):
-        raise InvalidInput.at(f"settings.{name}", f"must be a whole number, not {found!r}")
-    return found
-
-
-def _number(version: Version, name: str, value: float | None) -> float:
-    parameter = _parameter(version, name)
-    if isinstance(parameter.default, int) and not isinstance(parameter.default, bool):
-        parameter = with_fields(parameter, default=float(parameter.default))
-    found = _checked(name, parameter, None if value is None else float(value))
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise InvalidInput.at(f"settings.{name}", f"must be a number, not {found!r}")
-    return float(found)
-
-
-def _size(version: Version, given: ImageSettings, source_size: tuple[int, int] | None) -> tuple[int, int]:
-    sides = (_whole(version, "width", given.width), _whole(version, "height", given.height))
-    if source_size is not None and given.width is None and given.height is None:
-        longest = max(sides) / max(source_size)
-        names = ("width", "height")
-        sides = (
-            _nearest(_parameter(version, names[0]), source_size[0] * longest),
-            _nearest(_parameter(version, names[1]), source_size[1] * longest),
-        )
-    for name, side in zip(("width", "height"), sides, strict=True):
-        step = _step(_parameter(version, name))
-        if side <= 0 or side % step:
-            raise InvalidInput.at(f"settings.{name}", f"must be a multiple of {step}, not {side}")
-    return sides
-
-
-def _step(parameter: Parameter) -> int:
-    """Return what a side is a multiple of."""
-    return parameter.multiple_of or SIZE_STEP
-
-
-def _nearest(parameter: Parameter, side: float) -> int:
-    """Return the side that a version takes, within its bounds, which is nearest to another."""
-    if parameter.fixed and isinstance(parameter.default, int):
-        return parameter.default
-    step = _step(parameter)
-    lowest = -(-int(parameter.min or step) // step)
-    highest = int(parameter.max or side + step) // step
-    return max(1, lowest, min(round(side / step), highest)) * step
-
-
-def _strength(version: Version, asked: ImageRequest) -> float | None:
+def _strength(version: Version, asked: ImageRequest, task: str) -> float | None:
     strength = asked.settings.strength
-    if asked.image is not None:
-        return _number(version, "strength", strength)
+    if asked.image is None:
+        why = "needs an image to start from"
+    elif task == EDIT and asked.mask is None and find_declared(version, "strength") is None:
+        why = "is nothing that this model takes: it edits the picture as a whole"
+    else:
+        return number(version, "strength", strength)
     if strength is not None:
-        raise InvalidInput.at("settings.strength", "needs an image to start from")
+        raise InvalidInput.at("settings.strength", why)
     return None
 
 
+def _check_negative_prompt(version: Version, asked: ImageRequest) -> None:
+    """Refuse what nobody would heed, as far as the version tells: by a fixed parameter, or by who answers."""
+    declared = find_declared(version, "negative_prompt")
+    is_openai = version.engine_options.get("images", RemoteOptions().images) == "openai"
+    if declared is not None and declared.fixed:
+        is_heeded = asked.negative_prompt == declared.default
+    else:
+        is_heeded = not (isinstance(version.source, RemoteSource) and is_openai)
+    if asked.negative_prompt and not is_heeded:
+        raise InvalidInput.at("negative_prompt", "is nothing that this model follows")
+
+
 def _sequence_length(version: Version, length: int | None) -> int | None:
-    declared = _declared(version, "max_sequence_length")
+    declared = find_declared(version, "max_sequence_length")
     if declared is not None and (length, declared.default) != (None, None):
-        return _whole(version, "max_sequence_length", length)
+        return whole(version, "max_sequence_length", length)
     if declared is None and length is not None:
         raise InvalidInput.at("settings.max_sequence_length", "is not a parameter of this version")
     return None
@@ -357,8 +298,8 @@ def _adapters(version: Version, given: ImageSettings) -> tuple[tuple[str, float]
     if given.adapters is None:
         return tuple(declared.items())
     chosen: dict[str, float] = {}
-    for number, adapter in enumerate(given.adapters):
-        field = f"settings.adapters[{number}].id"
+    for at, adapter in enumerate(given.adapters):
+        field = f"settings.adapters[{at}].id"
         if adapter.id not in declared:
             known = ", ".join(declared) or "none"
             raise InvalidInput.at(field, f"names {adapter.id!r}, which is no adapter of this version (it has: {known})")

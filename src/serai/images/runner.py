@@ -5,11 +5,11 @@ pictures' ids; rows are written by the transaction that finishes the job.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from serai.clock import Clock
 from serai.decode.decoder import Decoder
@@ -18,8 +18,8 @@ from serai.events import Done, Event, Failed, Loading, Media, Progress, Queued
 from serai.images import store as images_store
 from serai.images.drawing import Drawing, Kept, pictures_of, result_of
 from serai.images.errors import ImageWorkerLost, WrongPictures
-from serai.images.inputs import read_inputs
-from serai.images.keeping import Keeper, tasks
+from serai.images.inputs import find_inputs
+from serai.images.keeping import Encoded, Keeper, tasks
 from serai.images.model import KIND, ImageRequest
 from serai.images.plan import planned
 from serai.images.previews import shrunk
@@ -45,6 +45,8 @@ TOUCH_S: Final = 2.0
 TRIAL_S: Final = 15.0
 """How long a job waits for a model that failed a short while ago, before it tries whether it works again."""
 PICTURE: Final = "picture"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,7 @@ class ImageRunner:
         asked, job = ImageRequest.of(context.payload), context.job
         parts = self._parts
         await parts.database.read(check_room, job.owner_id, parts.quota_bytes)
-        inputs = await read_inputs(
+        inputs = await find_inputs(
             asked, job.owner_id, database=parts.database, blobs=parts.blobs, decoder=parts.decoder
         )
         drawing = Drawing(job=job, asked=asked, inputs=inputs)
@@ -143,24 +145,29 @@ class ImageRunner:
             yield step
             await asyncio.sleep(TOUCH_S)
         opened = self._parts.clock.monotonic()
-        async with await self._parts.serving.open(self._call(drawing, step)) as answer, tasks() as keeping:
+        async with await self._parts.serving.open(self._call(drawing, step)) as answer, tasks() as work:
+            drawing.course.is_free(self._parts.clock.monotonic())
             while True:
                 event = await _next(answer, context)
                 context.decision = {**answer.decision.document(), "id": answer.id}
                 if isinstance(event, Failed):
                     raise _known(answer.error or error_of(event), has_begun=drawing.has_begun)
                 if isinstance(event, Done):
-                    drawing.kept = [await _result(task, context) for task in keeping]
-                    yield await self._end(context, drawing, event, opened)
+                    _check_number(len(work), drawing, is_end=True)
+                    storing = asyncio.create_task(self._kept(drawing, tuple(work)))
+                    work.append(storing)
+                    drawing.kept = await _result(storing, context)
+                    yield self._end(context, drawing, event, opened)
                     return
-                for told in self._told(drawing, event, len(keeping)):
+                for told in self._told(drawing, event, len(work)):
                     if not isinstance(told, Media) or answer.engine != REMOTE:
                         yield told
                     elif (preview := await shrunk(told, self._parts.decoder)) is not None:
                         yield preview
                 if isinstance(event, Media) and event.name == PICTURE:
                     # Beside the reading: a model that waits with more pictures than fit would lose them.
-                    keeping.append(asyncio.create_task(self._keep(drawing, event, len(keeping))))
+                    _check_number(len(work) + 1, drawing)
+                    work.append(asyncio.create_task(self._encoded(drawing, event, len(work))))
 
     def _call(self, drawing: Drawing, request: Request) -> Call:
         job = drawing.job
@@ -175,15 +182,20 @@ class ImageRunner:
 
     def _told(self, drawing: Drawing, event: Event, made: int) -> Iterator[Event]:
         """Yield what clients see of an event that came after so many pictures."""
+        if drawing.has_begun and isinstance(event, Queued | Loading):
+            # What the candidate before told last was read when the task for this one had been made.
+            drawing.begin_anew()
         course, now = drawing.course, self._parts.clock.monotonic()
         match event:
             case Queued():
+                course.is_queued()
                 yield event
             case Loading():
                 if not event.fraction:
                     yield event
                 yield course.is_loading(event, now)
             case Progress(detail={"queue_position": int(position)}):
+                course.is_queued()
                 yield Queued(position=position)
             case Progress():
                 drawing.has_begun = True
@@ -195,22 +207,24 @@ class ImageRunner:
                 elif drawing.wants(event):
                     yield event
 
-    async def _keep(self, drawing: Drawing, event: Media, position: int) -> Kept:
-        """Store the file and the thumbnail of a picture."""
-        seed = drawing.used.seed + position
-        document = partial(drawing.document, seed) if self._parts.embeds else None
-        size, file, thumb = await self._keeper.keep(event, drawing.used, document)
-        return Kept(position=position, seed=seed, size=size, file=file, thumb=thumb)
+    async def _encoded(self, drawing: Drawing, event: Media, position: int) -> Encoded:
+        document = partial(drawing.document, drawing.used.seed + position) if self._parts.embeds else None
+        return await self._keeper.encode(event, drawing.used, document)
 
     # Afterwards
 
-    async def _end(self, context: JobContext, drawing: Drawing, done: Done, opened: float) -> Done:
+    async def _kept(self, drawing: Drawing, encoding: Sequence["asyncio.Task[Encoded]"]) -> list[Kept]:
+        """Store all pictures, as the last thing before the rows that name their blobs."""
+        encoded = [await task for task in encoding]
+        blobs = await self._keeper.store(encoded)
+        return [
+            Kept(position=position, seed=drawing.used.seed + position, size=one.size, file=file, thumb=thumb)
+            for position, (one, (file, thumb)) in enumerate(zip(encoded, blobs, strict=True))
+        ]
+
+    def _end(self, context: JobContext, drawing: Drawing, done: Done, opened: float) -> Done:
         """Have everything written with the job's end, and return that."""
         now = self._parts.clock.monotonic()
-        drawing.course.is_over(now)
-        wanted = drawing.used.images
-        if len(drawing.kept) != wanted:
-            raise WrongPictures(f"The model made {len(drawing.kept)} pictures where {wanted} were asked for.")
         blobs = {blob for kept in drawing.kept for blob in (kept.file, kept.thumb)}
         at = self._parts.clock.now()
         pictures = pictures_of(drawing, context.decision or {}, at)
@@ -222,6 +236,13 @@ class ImageRunner:
 
         context.write(write)
         return Done(result=result_of(drawing, pictures, done.result, total_s=now - opened))
+
+
+def _check_number(made: int, drawing: Drawing, *, is_end: bool = False) -> None:
+    """Raise WrongPictures where a model has made more pictures than were asked for; at its end, also for fewer."""
+    wanted = drawing.used.images
+    if made > wanted or (is_end and made < wanted):
+        raise WrongPictures(f"The model made {made} pictures where {wanted} were asked for.")
 
 
 def _known(error: SeraiError, *, has_begun: bool) -> SeraiError:
@@ -242,7 +263,7 @@ async def _next(answer: Answer, context: JobContext) -> Event:
             continue
 
 
-async def _result(task: "asyncio.Task[Kept]", context: JobContext) -> Kept:
+async def _result(task: "asyncio.Task[T]", context: JobContext) -> T:
     """Return what a task returns; say meanwhile that the job lives."""
     while not task.done():
         context.touch()

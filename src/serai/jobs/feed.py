@@ -91,7 +91,8 @@ class Feed:
         """
         run = self._runs.get(job_id)
         follower = _Follower() if run is None else _Follower(spool=run.spool)
-        if run is not None and after is None:
+        if run is not None:
+            # Some may have been shown before, to who comes back; without them what is stored later would come late.
             follower.live.extend(run.unstored())
         self._followers.setdefault(job_id, set()).add(follower)
         try:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from serai.engines.footprint import estimate
+from serai.engines.images.diffusers_folder import heeds_negative_prompt, read_index, size_step
 from serai.engines.images.openvino_image_folder import PipelineShape
 from serai.engines.language.openvino_llm_folder import MODEL
 from serai.engines.weights import weights_in
@@ -42,13 +43,28 @@ def memory_bytes(plan: Plan, folder: Path, policy: PullPolicy) -> int:
 
 
 def parameters(plan: Plan, folder: Path) -> dict[str, Parameter]:
-    """Return what the files in `folder` say of the settings of pictures; nothing of what is no pipeline of OpenVINO's.
+    """Return what the files in `folder` say of the settings of pictures; nothing of what is no pipeline.
 
     Raises LoadFailed for a pipeline that the engine would not load.
     """
-    if not is_pipeline(plan.choice) or not (folder / "unet" / MODEL).is_file():
+    if not is_pipeline(plan.choice):
         return {}
+    if not (folder / "unet" / MODEL).is_file():
+        return _of_diffusers(folder)
     shape = PipelineShape.read(folder)
-    most = max(shape.side, _USUAL_SIDE) // shape.size_step * shape.size_step
-    side = Parameter(default=shape.side, min=shape.size_step, max=most, multiple_of=shape.size_step)
+    return _sides(shape.size_step, shape.side)
+
+
+def _of_diffusers(folder: Path) -> dict[str, Parameter]:
+    index = read_index(folder)
+    step = size_step(folder, index)
+    told = {} if step is None else _sides(step, None)
+    if not heeds_negative_prompt(index):
+        told["negative_prompt"] = Parameter(default="", fixed=True)
+    return told
+
+
+def _sides(step: int, usual: int | None) -> dict[str, Parameter]:
+    most = max(usual or 0, _USUAL_SIDE) // step * step
+    side = Parameter(default=usual, min=step, max=most, multiple_of=step)
     return {"width": side, "height": side}

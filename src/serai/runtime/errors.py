@@ -9,6 +9,7 @@ class DoesNotFit(Unavailable):
     """The models of a request do not fit this machine, however empty it is; trying again does not help."""
 
     code = "MODEL_DOES_NOT_FIT"
+    may_pass = False
     default_hint = "Choose a smaller quantization, raise the device's budget, or run it on a larger machine."
 
     @classmethod

@@ -14,7 +14,7 @@ from serai.engines.errors import RemoteFailed
 from serai.engines.remote.engine import RemoteEngine, RemoteTask
 from serai.engines.tasks import AnyTask
 from serai.errors import DeadlineExceeded, EngineFailed, InternalError, InvalidInput, NotFound, SeraiError
-from serai.events import Done, Event, Failed, Loading, Output, Queued
+from serai.events import Done, Event, Failed, Loading, Queued, is_output
 from serai.outbound import OutboundSecret
 from serai.registry.decision import Decision
 from serai.registry.errors import CandidateInCooldown
@@ -256,7 +256,7 @@ class Course:
         raise InternalError("A model's events ended without the last one.")
 
     def _note_output(self, event: Event) -> None:
-        if not self.has_output and isinstance(event, Output):
+        if not self.has_output and is_output(event):
             self.first_output = self._parts.clock.monotonic()
             self.has_begun.set()
 

@@ -2,7 +2,7 @@
 
     manifest.json           format, schema revision, time, and of every table: rows, size, SHA-256
     tables/<name>.jsonl     a row a line: {"column": value}; bytes as {"$base64": "…"}, times in microseconds
-    blobs/ab/cd/<digest>    hard links where the disk allows it, else copies
+    blobs/ab/<digest>       hard links where the disk allows it, else copies
 
 A backup is taken while the server works: all tables are read in one transaction that sees a single
 state, and nothing is collected until every blob of that state is in. It is written under another name

@@ -97,7 +97,7 @@ class Blobs(Protocol):
 
 
 class FileBlobs:
-    """Blobs as files `ab/cd/abcd…` under a folder, which servers may share."""
+    """Blobs as files `ab/abcd…` under a folder, which servers may share."""
 
     def __init__(self, root: Path, *, clock: Clock, min_free_bytes: int = 0) -> None:
         """`min_free_bytes`: a put that would leave less on the disk raises DiskFull."""
@@ -160,7 +160,7 @@ class FileBlobs:
         for unfinished in (self._root / _INCOMING).iterdir():
             _unlink_older(unfinished, before_ns)
         removed = 0
-        old = (path for path in self._root.glob("??/??/*") if _is_older(path, before_ns))
+        old = (path for path in self._root.glob("??/*") if _is_older(path, before_ns))
         while batch := {path.name: path for path in islice(old, _SWEEP_BATCH)}:
             kept = named(list(batch))
             with file_lock(self._root / _KEEP_LOCK, shared=False, wait=False) as free:
@@ -293,9 +293,12 @@ def check_digest(digest: str) -> str:
 
 
 def blob_path(root: Path, digest: str) -> Path:
-    """Return where the blob `digest` lies under `root`; raises InvalidInput."""
+    """Return where the blob `digest` lies under `root`; raises InvalidInput.
+
+    One level of 256 folders: a deeper one would be new for nearly every blob, and each costs a sync of its parent.
+    """
     check_digest(digest)
-    return root / digest[:2] / digest[2:4] / digest
+    return root / digest[:2] / digest
 
 
 def incoming_path(root: Path) -> Path:

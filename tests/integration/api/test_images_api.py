@@ -188,9 +188,29 @@ async def test_a_picture_is_made_from_one_that_was_uploaded(studio: Running) -> 
     for client in (bob, studio.admin):
         body = {"model": "painter", "prompt": "x", "image": image}
         await refused(client.post(GENERATIONS, json=body), 404, "FILE_NOT_FOUND")
+    seen = await said(studio.admin.get(f"/images/{picture['id']}/metadata"))
+    assert seen["request"] is None, "an admin, whose the file is not, cannot send it"
+    assert seen["image_sha256"] == shown["image_sha256"]
     job = shown["job_id"]
     assert (await ada.delete(f"/jobs/{job}")).status_code == 204
     assert (await said(ada.get(f"/images/{picture['id']}/metadata")))["request"] is None
+    assert (await ada.delete(f"/files/{mask}")).status_code == 204
+    gone = await said(ada.get(f"/images/{again['id']}/metadata"))
+    assert (gone["request"], gone["image_sha256"], gone["mask_sha256"]) == (None, None, None)
+
+
+async def test_what_an_editing_model_made_is_not_told_as_made_from_words(studio: Running) -> None:
+    """When its job is gone nobody knows what it began with, and without that it cannot be made again."""
+    admin = studio.admin
+    await add_painter(admin, "editor", task="image-edit", capabilities=["edit"])
+    image = (await said(admin.post("/files", content=a_png()), 201))["id"]
+    (picture,) = await drawn(admin, model="editor", image=image)
+    shown = await said(admin.get(f"/images/{picture['id']}/metadata"))
+    assert shown["request"]["image"] == image
+    (again,) = await drawn(admin, **shown["request"])
+    assert again["sha256"] == picture["sha256"]
+    assert (await admin.delete(f"/jobs/{shown['job_id']}")).status_code == 204
+    assert (await said(admin.get(f"/images/{picture['id']}/metadata")))["request"] is None
 
 
 async def test_a_key_gives_the_same_job_whatever_became_of_the_model(studio: Running) -> None:
@@ -243,7 +263,7 @@ async def test_a_full_queue_is_503_and_a_waiting_job_can_be_cancelled(tmp_path: 
 
 
 async def test_a_key_of_other_scopes_makes_no_pictures(studio: Running) -> None:
-    """Whichever path leads there: chat alone is not enough for /api/generate with a model that draws."""
+    """Whichever path leads there: /api/generate with a model that draws for `chat`, or POST /jobs for `jobs`."""
     for scopes, status in ((["chat"], 403), (["images", "chat"], 202)):
         key = (await said(studio.admin.post("/keys", json={"name": "n", "scopes": scopes}), 201))["key"]
         async with studio.client(key) as client:
@@ -251,6 +271,19 @@ async def test_a_key_of_other_scopes_makes_no_pictures(studio: Running) -> None:
             assert answer.status_code == status
             lines = await client.post("/api/generate", json={"model": "painter", "prompt": "x", "stream": False})
             assert lines.status_code == (403 if status == 403 else 200)
+    made = await ended(
+        studio.admin,
+        (await said(studio.admin.post(GENERATIONS, json={"model": "painter", "prompt": "x"}), 202))["job_id"],
+    )
+    for scopes, status in ((["jobs"], 403), (["images", "jobs"], 202)):
+        key = (await said(studio.admin.post("/keys", json={"name": "n", "scopes": scopes}), 201))["key"]
+        async with studio.client(key) as client:
+            answer = await client.post("/jobs", json={"kind": "images", "payload": {"model": "painter", "prompt": "x"}})
+            assert answer.status_code == status
+            assert (await client.post("/jobs", json={"kind": "pull", "payload": {"model": "a/b"}})).status_code == 403
+            if status == 403:
+                assert "scope images" in answer.json()["error"]["hint"]
+                await refused(client.post(f"/jobs/{made['id']}/retry"), 403, "FORBIDDEN")
 
 
 async def test_it_can_be_rehearsed(studio: Running) -> None:

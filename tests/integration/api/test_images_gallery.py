@@ -1,5 +1,6 @@
 """The gallery over HTTP: files, search, marks, removal, archives; and whose pictures they are."""
 
+import hashlib
 import io
 import json
 import zipfile
@@ -12,7 +13,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from serai.images import store
 from support.api import Running, running
+from support.embedded import read_embedded
+from support.images import a_png
 from support.picture_api import add_painter, drawn
 from support.registry_api import refused, said
 
@@ -111,11 +115,25 @@ async def test_a_wrong_search_is_refused(studio: Running) -> None:
     for asked in wrong:
         await refused(studio.admin.get(f"/images?{asked}"), 422, "INVALID_INPUT", asked.partition("=")[0])
     by_version = {"model": "painter@1.0.0"}
-    for call in (
-        studio.admin.get("/images", params=by_version),
-        studio.admin.post("/images/archive", json={"filter": by_version}),
+    longest = {"tag": "t" * 64, "search": "w " * 32}
+    for asked, field in (
+        (by_version, "model"),
+        ({"search": "word " * 33}, "search"),
+        ({"search": "x" * 201}, "search"),
+        ({"tag": "t" * 65}, "tag"),
+        ({"tag": "a\nb"}, "tag"),
+        (longest, None),
     ):
-        assert "model=painter" in (await refused(call, 422, "INVALID_INPUT", "model"))["hint"]
+        for call in (
+            studio.admin.get("/images", params=asked),
+            studio.admin.post("/images/archive", json={"filter": asked}),
+        ):
+            if field is None:
+                assert (await call).status_code == 200
+                continue
+            error = await refused(call, 422, "INVALID_INPUT")
+            assert field in error["details"][0]["field"]
+            assert field != "model" or "model=painter" in error["hint"]
 
 
 async def test_marks_and_removal_are_audited_and_can_be_rehearsed(studio: Running) -> None:
@@ -158,6 +176,37 @@ async def test_pictures_are_their_owners(studio: Running) -> None:
     ):
         await refused(call, 404, "PICTURE_NOT_FOUND")
     assert (await studio.admin.get(hers["url"])).status_code == 200
+
+
+async def test_an_archive_finds_more_than_a_page(studio: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each picture once, the newest first."""
+    monkeypatch.setattr(store, "MAX_PAGE", 2)
+    expected = (await some_pictures(studio.admin))[::-1]
+    answer = await studio.admin.post("/images/archive", json={"filter": {}})
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".json")]
+    assert [Path(name).stem for name in names] == expected
+
+
+async def test_the_file_the_archive_and_the_metadata_tell_the_same(studio: Running) -> None:
+    """Of the second of two pictures: its own seed, alone, and the digests of what it began with."""
+    admin = studio.admin
+    photo = a_png((64, 64))
+    image = (await said(admin.post("/files", content=photo), 201))["id"]
+    settings = {"num_images": 2, "seed": 5, "format": "webp"}
+    _, picture = await drawn(admin, image=image, settings=settings)
+    embedded = read_embedded((await admin.get(picture["url"])).content)
+    assert embedded is not None
+    assert (embedded["seed"], embedded["settings"]["seed"], embedded["settings"]["num_images"]) == (6, 6, 1)
+    assert embedded["image_sha256"] == hashlib.sha256(photo).hexdigest()
+    shown = await said(admin.get(f"{picture['url']}/metadata"))
+    assert {name: shown[name] for name in embedded} == embedded
+    answer = await admin.post("/images/archive", json={"ids": [picture["id"]]})
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        told = json.loads(archive.read(archive.namelist()[1]))
+    beside = {"id": picture["id"], "created_at": told["created_at"], "tags": [], "is_favourite": False}
+    assert told == {**embedded, **beside}
+    assert datetime.fromisoformat(told["created_at"]) == datetime.fromisoformat(shown["created_at"])
 
 
 async def test_an_archive_holds_each_picture_and_what_made_it(studio: Running) -> None:

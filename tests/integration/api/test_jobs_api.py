@@ -236,3 +236,13 @@ def png() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254/latest", "http://192.168.0.1/hook", "http://localhost:1/hook"])
+async def test_a_webhook_that_may_never_be_called_is_refused(server: Running, url: str) -> None:
+    """Where no DNS is needed to know it, the job is not taken: its owner would wait for the message in vain."""
+    answer = await server.admin.post("/jobs", json={**TEXT, "webhook_url": url})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["details"][0]["field"]) == (422, "webhook_url")
+    assert "outbound_allow" in error["hint"]
+    assert (await server.admin.get("/jobs")).json()["items"] == []

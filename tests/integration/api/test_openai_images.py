@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import io
 import json
 from collections.abc import AsyncIterator
@@ -198,6 +199,23 @@ async def test_what_is_wrong_is_refused_before_anything_is_queued(app: Running) 
         ({"adapters": [{"id": "nothing"}]}, "adapters[0].id"),
         ({"model": "talker"}, "model"),
         ({"background": "transparent"}, "background"),
+        ({"background": "red"}, "background"),
+        ({"quality": "best"}, "quality"),
+        ({"moderation": "none"}, "moderation"),
+        ({"style": "dull"}, "style"),
+        ({"output_format": "gif"}, "output_format"),
+        ({"output_format": "bmp"}, "output_format"),
+        ({"output_compression": 101}, "output_compression"),
+        ({"output_compression": 50}, "output_compression"),
+        ({"response_format": "png"}, "response_format"),
+        ({"response_format": "url", "stream": True}, "response_format"),
+        ({"partial_images": 1}, "partial_images"),
+        ({"partial_images": 4, "stream": True}, "partial_images"),
+        ({"stream": "yes"}, "stream"),
+        ({"svg": {}}, "svg"),
+        ({"frame_count": 2}, "frame_count"),
+        ({"input_fidelity": "high"}, "input_fidelity"),
+        ({"timeout": 0}, "timeout"),
         ({"unknown": 1}, "unknown"),
         ({"n": "2"}, "n"),
         ({"stream": True, "n": 2}, "n"),
@@ -280,16 +298,34 @@ async def test_a_stream_shows_partial_pictures(app: Running) -> None:
     assert "x-serai-decision" in bare.headers or f": X-Serai-Decision: {decision_id}" in bare.text
 
 
+async def test_a_stream_tells_at_its_end_who_drew_the_picture(app: Running) -> None:
+    """Headers can at most name whose preview was shown first; where that one breaks down, comments name who went on."""
+    await painter(app, "breaks", fail="run", fail_after=5)
+    chain = {"id": "draw", "task": "image-generation", "model_id": "breaks", "fallback": [{"model": "painter"}]}
+    assert (await app.admin.post("/services", json=chain)).status_code == 201
+    answer = await draw(app, model="draw", stream=True, partial_images=2, steps=6)
+    kinds = [kind for kind, _ in events_of(answer)]
+    assert kinds == [*["image_generation.partial_image"] * 2, "image_generation.completed"]
+    assert answer.headers.get("x-serai-model", "breaks@1.0.0") == "breaks@1.0.0"
+    told = dict(line[2:].split(": ", 1) for line in answer.text.splitlines() if line.startswith(": x-serai-"))
+    assert (told["x-serai-model"], told["x-serai-reason"]) == ("painter@1.0.0", "fallback_error")
+    assert answer.text.index(": x-serai-model: painter") > answer.text.rindex("event: image_generation.partial_image")
+    (job,) = await jobs(app)
+    assert (job["decision"]["model"], job["result"]["model"]) == ("painter", "painter")
+
+
 async def test_an_error_in_a_stream_is_its_last_event(app: Running) -> None:
     """What was shown stays shown; the error is in the form of this API."""
     await painter(app, "breaks", fail="run", fail_after=5)
-    events = events_of(await draw(app, model="breaks", stream=True, partial_images=2))
+    answer = await draw(app, model="breaks", stream=True, partial_images=2)
+    events = events_of(answer)
     assert [kind for kind, _ in events] == [
         "image_generation.partial_image",
         "image_generation.partial_image",
         "error",
     ] or [kind for kind, _ in events] == ["image_generation.partial_image", "error"]
     assert events[-1][1]["error"]["code"] == "model_failed"
+    assert "x-serai-model" in answer.headers or ": x-serai-model: breaks@1.0.0" in answer.text
 
 
 # Edits and variations
@@ -350,8 +386,12 @@ async def test_without_a_mask_the_whole_picture_is_painted(app: Running) -> None
     for path in ("edits", "variations"):
         answer = await edit(app.admin, png((0, 200, 0), (96, 48)), path=path, seed="1")
         assert answer.status_code == 200, answer.text
-        width, height = opened(answer.json()["data"][0]).size
+        (told,) = answer.json()["data"]
+        width, height = opened(told).size
         assert width == 2 * height
+        metadata = (await app.admin.get(f"/images/{told['id']}/metadata")).json()
+        assert metadata["image_sha256"] == hashlib.sha256(png((0, 200, 0), (96, 48))).hexdigest()
+        assert (metadata["request"] is None) == (path == "variations"), "without a prompt it would be refused"
 
 
 async def test_an_edit_streams(app: Running) -> None:
@@ -380,6 +420,11 @@ async def test_wrong_forms_are_refused(app: Running) -> None:
         ([("image", picture)], {"prompt": ""}, "prompt"),
         ([("image", picture)], {"image": "text"}, "image"),
         ([("image", picture)], {"unknown": "1"}, "unknown"),
+        ([("image", picture)], {"background": "transparent"}, "background"),
+        ([("image", picture)], {"input_fidelity": "exact"}, "input_fidelity"),
+        ([("image", picture)], {"output_format": "svg"}, "output_format"),
+        ([("image", picture)], {"partial_images": "1"}, "partial_images"),
+        ([("image", picture)], {"style": "vivid"}, "style"),
         ([("image", picture)], {"size": "65x48"}, "size"),
         ([("image", picture)], {"adapters": '[{"id": 3}]'}, "adapters[0].id"),
     ):

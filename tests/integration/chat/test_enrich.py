@@ -44,6 +44,20 @@ async def test_without_a_chat_service_it_says_so(chats: ChatStage) -> None:
     assert (await written(chats)).model == "talker"
 
 
+@pytest.mark.parametrize("tag", ["starter", "base"])
+async def test_a_model_that_follows_no_instructions_writes_only_by_name(chats: ChatStage, tag: str) -> None:
+    """Its answer would be no prompt; in memory or behind a service it is passed over."""
+    chats.model("guide", tags=(tag,))
+    chats.stage.service("guide", id_="talk")
+    await chats.parts.serving.preload("guide", timeout_s=60)
+    with pytest.raises(NoEnricher, match="no chat service"):
+        await written(chats)
+    assert (await written(chats, model="guide")).model == "guide"
+    chats.model("talker")
+    await chats.parts.serving.preload("talker", timeout_s=60)
+    assert (await written(chats)).model == "talker"
+
+
 async def test_a_chat_service_writes_the_one_in_memory_first(chats: ChatStage) -> None:
     """In the order of their ids otherwise; one that cannot answer is passed over."""
     for id_ in ("one", "two"):

@@ -1,7 +1,14 @@
 """Pictures as jobs: from the request to the gallery, through a real worker that draws gradients."""
 
+import asyncio
+import gc
+import hashlib
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +17,16 @@ import sqlalchemy as sa
 from PIL import Image
 
 from serai.api.parts import Parts
+from serai.decode.decoder import DecodedImage
 from serai.images import store
 from serai.images.model import Picture
 from serai.storage import links
+from serai.storage.links import Collector
 from serai.storage.tables.blobs import blob_links
 from support.api import Running, running
+from support.image_upstream import ImageUpstream
 from support.images import a_png, a_wav, ask, drawn, ended, events_of, generating, job_of, paints, upload
+from support.upstream import Asked, reply
 from support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -98,10 +109,11 @@ async def test_progress_is_told_in_stages_with_previews(server: Running) -> None
     await drawn(server.admin, job_id)
     live = await events_of(server.admin, job_id)
     stages = [event["stage"] for event in live if event["type"] == "progress"]
-    assert [stage for stage in dict.fromkeys(stages) if stage != "started"][-2:] == ["generating", "saving"]
+    assert [stage for stage in dict.fromkeys(stages) if stage != "started"] == ["loading", "generating", "saving"]
     steps = [event for event in live if event.get("stage") == "generating"]
     assert set(steps[-1]["detail"]) == {"image", "images", "step", "steps", "eta_s"}
-    assert all(event["name"] == "preview" for event in live if event["type"] == "media")
+    shown = Counter((event["name"], event["index"]) for event in live if event["type"] == "media")
+    assert shown == {("preview", 0): 5, ("preview", 1): 5}
     followed = [entry.event async for entry in parts_of(server).feed.follow(job_id, owner_id=None, after=None)]
     assert type(followed[-1]).__name__ == "Done"
 
@@ -175,6 +187,37 @@ async def test_a_file_that_goes_while_its_job_waits_ends_the_job(tmp_path: Path)
         assert (job["status"], job["error"]["code"], job["attempts"]) == ("failed", "FILE_NOT_FOUND", 1)
 
 
+async def test_a_picture_that_cannot_be_opened_ends_its_job(server: Running, tmp_path: Path) -> None:
+    """One that was damaged on the disk since it came: the job fails with the reason, and no model is blamed."""
+    whole = a_png((400, 200))
+    damaged = await upload(server.admin, whole)
+    (path,) = (tmp_path / "home" / "blobs").rglob(hashlib.sha256(whole).hexdigest())
+    path.chmod(0o600)
+    path.write_bytes(whole[: len(whole) // 2])
+    job = await ended(server.admin, await ask(server.admin, "painter", image=damaged))
+    assert (job["status"], job["error"]["code"], job["attempts"]) == ("failed", "MEDIA_MALFORMED", 1)
+    assert "damaged" in job["error"]["message"]
+    sound = await upload(server.admin, a_png())
+    await drawn(server.admin, await ask(server.admin, "painter", image=sound))
+
+
+async def test_a_job_that_waits_for_its_model_holds_no_picture(server: Running, tmp_path: Path) -> None:
+    """What it starts from is opened for the model's task, and let go."""
+    gate = tmp_path / "gate"
+    await paints(server.admin, "late", load_gate=str(gate))
+    large = await upload(server.admin, a_png((2000, 1000)))
+    job_id = await ask(server.admin, "late", image=large)
+
+    async def loads() -> bool:
+        return ((await job_of(server.admin, job_id))["progress"] or {}).get("stage") == "loading"
+
+    await eventually(loads, seconds=60)
+    gc.collect()
+    assert [one for one in gc.get_objects() if type(one) is DecodedImage] == []
+    gate.touch()
+    await drawn(server.admin, job_id)
+
+
 async def running_now(server: Running, job_id: str) -> None:
     """Return when the job runs."""
 
@@ -185,7 +228,7 @@ async def running_now(server: Running, job_id: str) -> None:
 
 
 async def test_a_cancel_stops_the_model(server: Running, tmp_path: Path) -> None:
-    """While it draws: no run is left on the worker, no row and no blob is left of the job."""
+    """While it draws: no run is left on the worker, and no row of the job."""
     await paints(server.admin, "slow", step_s=0.2)
     job_id = await ask(server.admin, "slow", settings={"num_inference_steps": 200, "num_images": 2})
     await generating(server.admin, job_id)
@@ -235,6 +278,37 @@ async def test_a_chain_draws_where_its_first_cannot(server: Running) -> None:
     assert [link["outcome"] for link in job["decision"]["chain"]] == ["failed", "served"]
 
 
+@pytest.mark.parametrize("fail", ["run", "oom", "crash"])
+async def test_a_chain_goes_on_after_previews(server: Running, fail: str) -> None:
+    """A preview is no part of the answer: who fails on the way is followed by the next, which shows its own too."""
+    await paints(server.admin, "broken", fail=fail, fail_after=5)
+    chain = {"id": "draw", "task": "image-generation", "model_id": "broken", "fallback": [{"model": "painter"}]}
+    assert (await server.admin.post("/services", json=chain)).status_code == 201
+    job_id = await ask(server.admin, "draw", previews=1, settings={"num_inference_steps": 6})
+    job = await ended(server.admin, job_id)
+    assert (job["status"], job["result"]["model"]) == ("succeeded", "painter")
+    assert [link["outcome"] for link in job["decision"]["chain"]] == ["failed", "served"]
+    told = (_loaded_or_shown(event) for event in await events_of(server.admin, job_id))
+    assert [one for one, _ in groupby(filter(None, told))] == ["broken", "preview", "painter", "preview"]
+
+
+def _loaded_or_shown(event: Mapping[str, Any]) -> str | None:
+    """Return which model an event tells to be loaded, or the name of a picture that it shows."""
+    shown: str | None = event.get("model") if event["type"] == "loading" else event.get("name")
+    return shown
+
+
+async def test_what_befell_one_candidate_is_not_said_of_the_next(server: Running) -> None:
+    """The first fails while it draws, the second for want of memory at its load: trying again would not help."""
+    await paints(server.admin, "broken", fail="run", fail_after=5)
+    await paints(server.admin, "large", fail="load_oom")
+    chain = {"id": "draw", "task": "image-generation", "model_id": "broken", "fallback": [{"model": "large"}]}
+    assert (await server.admin.post("/services", json=chain)).status_code == 201
+    job = await ended(server.admin, await ask(server.admin, "draw", settings={"num_inference_steps": 6}))
+    assert (job["status"], job["error"]["code"], job["attempts"]) == ("failed", "OUT_OF_MEMORY", 1)
+    assert [link["model"] for link in job["decision"]["chain"]] == ["broken", "large"]
+
+
 async def test_a_model_that_cannot_be_loaded_fails_its_job_with_the_reason(server: Running) -> None:
     """At once: trying again would not help."""
     await paints(server.admin, "broken", fail="load")
@@ -262,16 +336,85 @@ async def test_a_job_that_waits_shows_its_place(tmp_path: Path) -> None:
 
 async def test_old_pictures_go_and_favourites_stay(tmp_path: Path) -> None:
     """After image_retention_days, when the server cleans up."""
-    settings = {"image_retention_days": 1e-9, "cleanup_interval_s": 0.2}
-    async with running(tmp_path / "home", worker_threads=1, **settings) as server:
+    home = tmp_path / "home"
+    async with running(home, worker_threads=1) as server:
         await paints(server.admin, "painter")
-        job_id = await ask(server.admin, "painter")
-        await drawn(server.admin, job_id)
+        old, loved = [await ask(server.admin, "painter") for _ in range(2)]
+        results = [await drawn(server.admin, job_id) for job_id in (old, loved)]
+        favourite = results[1]["images"][0]
+        assert (await server.admin.patch(favourite["url"], json={"favourite": True})).status_code == 200
+    settings = {"image_retention_days": 1e-9, "cleanup_interval_s": 0.2}
+    async with running(home, worker_threads=1, **settings) as server:
 
         async def is_gone() -> bool:
-            return await rows_of(server, job_id) == []
+            return await rows_of(server, old) == []
 
         await eventually(is_gone)
+        assert [row.id for row in await rows_of(server, loved)] == [favourite["id"]]
+        assert (await server.admin.get(favourite["url"])).status_code == 200
+
+
+class TwoPictures:
+    """Another server that draws two pictures, the second of which is only ready when it may be."""
+
+    def __init__(self, upstream: ImageUpstream) -> None:
+        self.may_end = asyncio.Event()
+        upstream.always("status", self._status)
+
+    async def _status(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
+        is_ready = "/r1/" in asked.path or self.may_end.is_set()
+        writer.write(reply(200, {"status": "COMPLETED" if is_ready else "IN_PROGRESS"}))
+
+    async def first_came(self, server: Running, upstream: ImageUpstream) -> str:
+        """Return a job of which one picture was drawn, long ago: a whole other job was done since then."""
+        await paints(server.admin, "painter")
+        source = {"kind": "remote", "endpoint": upstream.endpoint, "model": "fal-ai/flux/dev"}
+        far = {"id": "far", "task": "image-generation", "licence": "MIT", "version": "1.0.0", "source": source}
+        answer = await server.admin.post("/models", json={**far, "engine_options": {"images": "fal"}})
+        assert answer.status_code == 201, answer.text
+        job_id = await ask(server.admin, "far", settings={"num_images": 2})
+
+        async def has_come() -> bool:
+            progress = (await job_of(server.admin, job_id))["progress"] or {}
+            return (progress.get("detail") or {}).get("image") == 1  # the other one is waited for
+
+        await eventually(has_come, seconds=60)
+        await drawn(server.admin, await ask(server.admin, "painter"))
+        return job_id
+
+
+async def test_pictures_outlive_a_collection_while_their_job_goes_on(tmp_path: Path) -> None:
+    """However long a job takes: what its first picture is stored as is not taken for abandoned."""
+    async with ImageUpstream() as upstream:
+        two = TwoPictures(upstream)
+        async with running(tmp_path / "home", worker_threads=1, outbound_allow=("127.0.0.1",)) as server:
+            job_id = await two.first_came(server, upstream)
+            parts = parts_of(server)
+            await Collector(parts.database, parts.blobs, grace_s=60).run(parts.clock.now() + timedelta(days=1))
+            assert (await job_of(server.admin, job_id))["status"] == "running"
+            two.may_end.set()
+            result = await drawn(server.admin, job_id)
+            for image in result["images"]:
+                for path in (image["url"], image["thumb_url"]):
+                    assert (await server.admin.get(path)).status_code == 200
+
+
+async def test_a_job_that_is_cancelled_between_two_pictures_leaves_none(tmp_path: Path) -> None:
+    """Neither a row nor a blob: those that there are belong to others."""
+    home = tmp_path / "home"
+    async with ImageUpstream() as upstream:
+        two = TwoPictures(upstream)
+        async with running(home, worker_threads=1, outbound_allow=("127.0.0.1",)) as server:
+            job_id = await two.first_came(server, upstream)
+            assert (await server.admin.post(f"/jobs/{job_id}/cancel")).status_code == 200
+            assert (await ended(server.admin, job_id))["status"] == "cancelled"
+            assert await rows_of(server, job_id) == []
+            held = await parts_of(server).database.read(
+                lambda connection: set(connection.execute(sa.select(blob_links.c.digest)).scalars())
+            )
+            there = {path.name for path in (home / "blobs").rglob("*") if re.fullmatch("[0-9a-f]{64}", path.name)}
+            assert there == held
+            assert len(held) == 2, "file and thumbnail of the other job"
 
 
 async def test_many_large_pictures_do_not_overrun_the_server(server: Running) -> None:

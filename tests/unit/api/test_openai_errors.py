@@ -22,6 +22,7 @@ from serai.errors import (
     Unavailable,
 )
 from serai.registry.errors import ModelNotFound, ModelNotPulled
+from serai.runtime.errors import DoesNotFit
 
 KINDS: list[tuple[Any, int, str, str]] = [
     (InvalidInput.at("top_p", "is wrong"), 400, "invalid_request_error", "invalid_input"),
@@ -36,6 +37,7 @@ KINDS: list[tuple[Any, int, str, str]] = [
     (QuotaExceeded("x"), 429, "insufficient_quota", "insufficient_quota"),
     (DeadlineExceeded("x"), 408, "timeout", "timeout"),
     (Unavailable("x"), 503, "server_error", "overloaded"),
+    (DoesNotFit("x"), 503, "server_error", "model_does_not_fit"),
     (EngineFailed("x"), 503, "server_error", "model_failed"),
     (InternalError("x"), 500, "server_error", "internal_error"),
 ]
@@ -62,6 +64,12 @@ def test_a_client_learns_when_to_come_back() -> None:
         assert (headers["retry-after"], headers["retry-after-ms"]) == ("3", "2400")
         assert headers[f"x-ratelimit-remaining-{what}"] == "0"
         assert headers[f"x-ratelimit-limit-{what}"] == "10"
+
+
+def test_a_client_does_not_try_again_what_cannot_pass() -> None:
+    """OpenAI's clients repeat every 5xx by themselves, unless this header says otherwise."""
+    assert respond(DoesNotFit("x")).headers["x-should-retry"] == "false"
+    assert "x-should-retry" not in respond(Unavailable("x")).headers
 
 
 def test_what_was_generated_goes_with_a_timeout() -> None:

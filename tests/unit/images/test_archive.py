@@ -4,7 +4,7 @@ import io
 import json
 import tracemalloc
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,9 +13,11 @@ import pytest
 from serai.clock import ManualClock
 from serai.images.archive import archive
 from serai.images.model import Format, Picture
-from serai.storage.blobs import Blobs, FileBlobs, MemoryBlobs
+from serai.storage.blobs import Blobs, FileBlobs, MemoryBlobs, blob_path
 
 pytestmark = pytest.mark.anyio
+Told = tuple[Picture, Mapping[str, str]]
+NOTHING: Mapping[str, str] = {}
 AT = datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
 
 
@@ -30,7 +32,7 @@ def made(number: int, digest: str, size: int, kind: Format = "png", at: datetime
         decision={},
         prompt="گربه 🐱",
         negative_prompt="",
-        settings={"width": 8},
+        settings={"width": 8, "height": 8, "seed": 0, "num_images": 3, "format": kind},
         seed=number,
         width=8,
         height=8,
@@ -45,9 +47,9 @@ def made(number: int, digest: str, size: int, kind: Format = "png", at: datetime
     )
 
 
-async def each(*pictures: Picture) -> AsyncIterator[Picture]:
+async def each(*pictures: Picture, sources: Mapping[str, str] = NOTHING) -> AsyncIterator[Told]:
     for picture in pictures:
-        yield picture
+        yield picture, sources
 
 
 async def stored(blobs: Blobs, number: int, data: bytes, kind: Format = "png", at: datetime = AT) -> Picture:
@@ -69,7 +71,7 @@ async def test_pictures_come_with_what_made_them() -> None:
         await stored(blobs, 2, b"two", "jpeg"),
         await stored(blobs, 3, b"", "webp", old),
     ]
-    data = b"".join([piece async for piece in archive(each(*pictures), blobs)])
+    data = b"".join([piece async for piece in archive(each(*pictures, sources={"image_sha256": "a" * 64}), blobs)])
     with zipfile.ZipFile(io.BytesIO(data)) as read:
         assert read.testzip() is None
         names = ["2026-01-02/img_1", "2026-01-02/img_2", "1970-01-01/img_3"]
@@ -77,7 +79,22 @@ async def test_pictures_come_with_what_made_them() -> None:
         assert read.namelist() == [f"{n}.{k}" for n, kind in zip(names, kinds, strict=True) for k in (kind, "json")]
         assert [read.read(f"{n}.{k}") for n, k in zip(names, kinds, strict=True)] == [b"one", b"two", b""]
         told = json.loads(read.read("2026-01-02/img_1.json"))
-        assert told == {**pictures[0].document(), "tags": ["a"], "is_favourite": False}
+        assert told == {
+            "id": "img_1",
+            "model": "m",
+            "version": "1.0.0",
+            "prompt": "گربه 🐱",
+            "negative_prompt": "",
+            "settings": {"width": 8, "height": 8, "seed": 1, "num_images": 1, "format": "png"},
+            "seed": 1,
+            "width": 8,
+            "height": 8,
+            "format": "png",
+            "image_sha256": "a" * 64,
+            "created_at": "2026-01-02T03:04:06+00:00",
+            "tags": ["a"],
+            "is_favourite": False,
+        }
         assert read.getinfo("2026-01-02/img_1.png").date_time == (2026, 1, 2, 3, 4, 6)
         assert {one.compress_type for one in read.infolist()} == {zipfile.ZIP_STORED}
 
@@ -93,7 +110,7 @@ async def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     """A blob that is gone, and one that was cut short on the disk, are named; the others are whole."""
     blobs = FileBlobs(tmp_path, clock=ManualClock())
     first, short, last = [await stored(blobs, number, bytes([number]) * 9) for number in (1, 2, 3)]
-    (tmp_path / short.digest[:2] / short.digest[2:4] / short.digest).write_bytes(b"22")
+    blob_path(tmp_path, short.digest).write_bytes(b"22")
     pictures = each(first, made(7, "f" * 64, 9), short, last)
     data = b"".join([piece async for piece in archive(pictures, blobs)])
     with zipfile.ZipFile(io.BytesIO(data)) as read:

@@ -6,8 +6,8 @@ from serai.decode.decoder import DecodedImage
 from serai.decode.messages import MediaInfo
 from serai.errors import EngineFailed
 from serai.images.drawing import picture_id, seed_of
-from serai.images.metadata import read_embedded
 from serai.images.pixels import array_of, file_of, thumb_of
+from support.embedded import read_embedded
 
 INFO = MediaInfo(kind="image", media_type="image/png")
 PPM = b"P6\n2 1\n255\n" + bytes([255, 0, 0, 0, 0, 255])

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serai.errors import InvalidInput
-from serai.images.model import AdapterScale, ImageRequest, ImageSettings
-from serai.images.plan import Resolved, accepts, planned, resolved
+from serai.images.model import MAX_SEED, MAX_STEPS, AdapterScale, ImageRequest, ImageSettings
+from serai.images.plan import EDIT, Resolved, accepts, planned, resolved
 from serai.registry.errors import ModelNotFound, NoCandidate
 from serai.registry.failure import QUIET, Cooldown, Situation
 from serai.registry.parameters import Parameter
-from serai.registry.source import Adapter, PackageSource
+from serai.registry.source import Adapter, PackageSource, RemoteSource
 from serai.registry.version import Version
 from unit.registry.build import a_model, a_service, a_snapshot, a_version, link, to
 
@@ -106,6 +106,84 @@ def test_sides_are_multiples_of_what_the_version_says() -> None:
     assert refusal(open_side, ask(width=2**20))["problem"] == "must be at most 8192, not 1048576"
     odd = Parameter(multiple_of=48)
     assert resolve(a_painter(width=odd, height=odd), ask()).width == 528
+
+
+def test_no_version_takes_more_steps_than_samplers_have_times() -> None:
+    """Whatever it says itself: nothing that a worker would refuse, or end of, is queued."""
+    for name in ("num_inference_steps", "steps"):
+        version = a_painter(**{name: Parameter(default=20)})
+        assert resolve(version, ask(num_inference_steps=MAX_STEPS)).steps == MAX_STEPS
+        assert refusal(version, ask(num_inference_steps=MAX_STEPS + 1)) == {
+            "field": "settings.num_inference_steps",
+            "problem": f"must be at most {MAX_STEPS}, not {MAX_STEPS + 1}",
+        }
+        assert resolve(a_painter(**{name: Parameter(default=5000, max=9000)}), ask()).steps == MAX_STEPS
+
+
+def test_the_number_of_pictures_is_the_versions_where_nobody_says() -> None:
+    """Fixed or not; another than the fixed one is refused, and one is usual."""
+    four = a_painter(num_images=Parameter(default=4, fixed=True))
+    assert (resolve(four, ask()).images, resolve(four, ask(num_images=4)).images) == (4, 4)
+    assert refusal(four, ask(num_images=1))["field"] == "settings.num_images"
+    assert resolve(a_painter(num_images=Parameter(default=3)), ask(num_images=1)).images == 1
+    assert refusal(a_painter(num_images=Parameter(max=50)), ask(num_images=9))["field"] == "settings.num_images"
+
+
+def test_the_seed_is_the_versions_where_nobody_says() -> None:
+    """A fixed or a usual one is used; one that is drawn lies within the bounds, so that it may be sent again."""
+    fixed = a_painter(seed=Parameter(default=42, fixed=True))
+    assert (resolve(fixed, ask()).seed, resolve(a_painter(seed=Parameter(default=5)), ask()).seed) == (42, 5)
+    assert refusal(fixed, ask(seed=7))["field"] == "settings.seed"
+    few = a_painter(seed=Parameter(min=10, max=1000))
+    for drawn in (0, 7, 990, 991, 2**32 - 1):
+        for images in (1, 8):
+            first = resolved(few, ask(num_images=images), seed=drawn).seed
+            assert 10 <= first <= first + images - 1 <= 1000
+            assert resolved(few, ask(num_images=images, seed=first), seed=0).seed == first
+    assert resolve(a_painter(seed=Parameter(default=-1, max=1000)), ask()).seed == 7
+
+
+def test_the_last_seed_is_within_the_bounds() -> None:
+    """Picture i has seed + i: the request is refused where one of them would go beyond what the version takes."""
+    few = a_painter(seed=Parameter(max=1000))
+    assert resolve(few, ask(seed=998, num_images=3)).seed == 998
+    assert refusal(few, ask(seed=999, num_images=3)) == {
+        "field": "settings.seed",
+        "problem": "must be at most 998 for 3 pictures, not 999",
+    }
+    assert refusal(a_painter(), ask(seed=MAX_SEED, num_images=2))["field"] == "settings.seed"
+    for version in (a_painter(seed=Parameter(default=42, fixed=True)), a_painter(seed=Parameter(default=8, max=8))):
+        assert refusal(version, ask(num_images=2))["field"] == "settings.num_images"
+        assert resolve(version, ask(num_images=1)).images == 1
+
+
+def test_an_edit_has_no_strength() -> None:
+    """None is told nor asked for, and previews spread over all steps; under a mask it has, or where it is declared."""
+    edit = ask(image="file_1", num_inference_steps=30)
+    found = resolved(a_painter(), edit, seed=7, task=EDIT)
+    assert (found.strength, found.steps_made, found.preview_steps) == (None, 30, 5)
+    assert "strength" not in found.settings()
+    with pytest.raises(InvalidInput, match=r"settings\.strength"):
+        resolved(a_painter(), ask(image="file_1", strength=0.5), seed=7, task=EDIT)
+    masked = msgspec.structs.replace(ask(image="file_1", strength=0.5), mask="file_2")
+    assert resolved(a_painter(), masked, seed=7, task=EDIT).strength == 0.5
+    declared = a_painter(strength=Parameter(default=0.7, max=0.9))
+    assert resolved(declared, edit, seed=7, task=EDIT).strength == 0.7
+    assert resolve(a_painter(), edit).strength == 0.8
+
+
+def test_a_negative_prompt_goes_to_who_follows_it() -> None:
+    """Refused where the version says that it takes none, and where OpenAI's API has no word for it."""
+    asked = msgspec.structs.replace(ask(), negative_prompt="fog")
+    for version in (
+        a_painter(negative_prompt=Parameter(default="", fixed=True)),
+        a_version("painter", source=RemoteSource(endpoint="https://there.example", model="m")),
+    ):
+        assert refusal(version, asked)["field"] == "negative_prompt"
+        resolve(version, ask())
+    fal = RemoteSource(endpoint="https://there.example", model="m")
+    for version in (a_painter(), a_version("painter", source=fal, engine_options={"images": "fal"})):
+        resolve(version, asked)
 
 
 @given(value=st.one_of(st.floats(), st.integers(-(10**30), 10**30), st.booleans(), st.none()))
@@ -238,10 +316,24 @@ def test_a_model_is_taken_by_name_or_chosen() -> None:
     assert accepts(without, QUIET, ImageRequest(prompt="x", image="file_1")).name == "painter@1.0.0"
 
 
+def test_words_are_missing_in_variations_alone() -> None:
+    """Those go to who draws from a picture, before who waits to be told what to change."""
+    for empty in ("", " \n"):
+        for asked in ({}, {"image": "file_1", "mask": "file_2"}, {"image": "file_1"} if empty else {}):
+            with pytest.raises(InvalidInput, match=r"^prompt: is empty"):
+                accepts(WORLD, QUIET, ImageRequest(prompt=empty, **asked))
+    assert accepts(WORLD, QUIET, ImageRequest(prompt="", image="file_1")).name == "painter@1.0.0"
+    edits_alone = a_snapshot(*PLAIN, *EDITOR)
+    assert accepts(edits_alone, QUIET, ImageRequest(prompt="", image="file_1")).name == "editor@1.0.0"
+    with pytest.raises(InvalidInput, match=r"^image: "):
+        accepts(a_snapshot(*PLAIN), QUIET, ImageRequest(prompt="", image="file_1"))
+
+
 @pytest.mark.parametrize(
     ("asked", "field"),
     [
         ({"model": "talker"}, "model"),
+        ({"model": "editor", "image": "file_1", "settings": ImageSettings(strength=0.5)}, "settings.strength"),
         ({"model": "editor"}, "image"),
         ({"model": "plain", "image": "file_1"}, "image"),
         ({"model": "painter", "image": "file_1", "mask": "file_2"}, "mask"),

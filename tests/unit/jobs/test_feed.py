@@ -11,6 +11,7 @@ from serai.jobs.feed import Feed, Followed
 from serai.jobs.model import EventsGone, JobNotFound
 from serai.jobs.runner import JobContext
 from serai.storage.database import Database
+from support.scripted_backend import turns
 
 pytestmark = pytest.mark.anyio
 
@@ -67,6 +68,31 @@ async def test_a_follower_sees_a_live_event_before_it_is_stored_and_then_its_num
         rest = [followed async for followed in following]
         assert stored(rest) == list(range(2, 2 + len(stored(rest))))
         assert [followed.event for followed in rest if not followed.was_shown] == [Done(result={})]
+
+
+async def test_who_comes_back_hears_nothing_out_of_order(database: Database, serve: Any) -> None:
+    """What was shown live and is stored later comes before what is shown now, and not after it."""
+    steps = Steps()
+    shown = [Progress(stage=f"s{step}", done=step) for step in range(20)]  # each is stored, for each is news
+    async with serve(database, {"steps": steps}) as server:
+        job = await server.put("steps")
+        early = server.feed.follow(job.id, owner_id="ann", after=None)
+        steps.send(*shown[:10])
+        while (await anext(early)).event != shown[9]:
+            pass
+        back = server.feed.follow(job.id, owner_id="ann", after=1)
+        first = asyncio.create_task(anext(back))
+        await turns()  # it follows now, and waits: nothing is stored yet
+        steps.send(*shown[10:])
+        seen = [await first]
+        while seen[-1].event != shown[19]:
+            seen.append(await anext(back))
+        steps.send(Done(result={}))
+        seen += [followed async for followed in back]
+        await early.aclose()
+    told = [entry.event.done for entry in seen if isinstance(entry.event, Progress) and not entry.was_shown]
+    assert told == sorted(told)
+    assert seen[-1].event == Done(result={})
 
 
 async def test_text_reaches_every_follower_whole_and_in_order(database: Database, serve: Any) -> None:

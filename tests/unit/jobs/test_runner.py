@@ -27,6 +27,7 @@ from serai.jobs.model import (
     is_retryable,
 )
 from serai.jobs.runner import Resource, Runners
+from serai.runtime.errors import DoesNotFit
 from serai.storage.connect import open_sqlite
 
 BLOB = "ab" * 32
@@ -179,6 +180,7 @@ def test_retryable_are_the_families_that_pass_and_their_leaves() -> None:
     """A leaf that another package adds belongs to its family, or says for itself; an unknown code is final."""
     assert all(is_retryable(code) for code in ("UNAVAILABLE", "DISK_FULL", "JOB_STALLED", "INTERNAL_ERROR"))
     assert not any(is_retryable(code) for code in ("NOT_FOUND", "INVALID_INPUT", "JOB_OUTPUT_TOO_LARGE", "WHATEVER"))
+    assert not is_retryable(DoesNotFit.code)
     assert all(is_retryable(kind.code) for kind in (HubUnreachable, HubFailed, HubRateLimited))
     assert not any(is_retryable(kind.code) for kind in (NotEnoughSpace, ChecksumMismatch))
 

@@ -135,13 +135,29 @@ def test_a_version_says_which_sizes_its_pipeline_takes(
     coarse = parameters(planned(*names), other)["height"]
     assert coarse.multiple_of is not None
     assert coarse.multiple_of > shape.size_step
-    (source,) = made(tmp_path_factory, ["sd"])
-    assert parameters(planned(*PARTS, *SMALL, quantize="no"), source) == {}
     own = {"width": Parameter(default=coarse.multiple_of, max=64), "steps": Parameter(default=4)}
     merged = with_told(own, {"width": coarse, "height": coarse})
     assert merged["width"] == Parameter(default=coarse.multiple_of, max=64, multiple_of=coarse.multiple_of)
     assert merged["steps"] == own["steps"]
     assert with_told({"width": Parameter(default=coarse.multiple_of + 1)}, {"width": coarse}) == {"width": coarse}
+
+
+@pytest.mark.timeout(900)
+def test_a_version_says_what_its_pipeline_of_diffusers_takes(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Sides by its kind and its autoencoder, and no negative prompt where guidance is built in; else nothing."""
+    sd, kontext = made(tmp_path_factory, ["sd", "kontext"])
+    wish = planned(*PARTS, *SMALL, quantize="no")
+    plain, flux = parameters(wish, sd), parameters(wish, kontext)
+    side = Parameter(min=8, max=2048, multiple_of=8)
+    assert plain == {"width": side, "height": side}
+    assert flux["width"] == flux["height"] == Parameter(min=16, max=2048, multiple_of=16)
+    assert flux["negative_prompt"] == Parameter(default="", fixed=True)
+    check_parameters({**plain, **flux})
+    (tmp_path / "model_index.json").write_text('{"_class_name": "AnotherPipeline"}')
+    shutil.copytree(sd / "vae", tmp_path / "vae")
+    assert parameters(wish, tmp_path) == {}
 
 
 def told(done: Any) -> list[Message]:

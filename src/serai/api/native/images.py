@@ -1,7 +1,8 @@
 """Pictures: asked for as jobs, kept in a gallery, read as files."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
@@ -19,9 +20,9 @@ from serai.auth.policy import Caller, Role
 from serai.errors import InvalidInput
 from serai.images import store
 from serai.images.archive import archive
+from serai.images.metadata import of_picture
 from serai.images.model import Picture
-from serai.jobs import store as jobs_store
-from serai.jobs.model import Job, JobNotFound
+from serai.images.plan import EDIT
 from serai.storage.database import Connection, Database
 
 routes = Routes(SCOPE)
@@ -37,7 +38,12 @@ ImageId = Annotated[str, Path(max_length=64)]
 Id = Annotated[str, Field(min_length=1, max_length=64)]
 Size = Annotated[Literal["full", "thumb"], Query(description="thumb: WebP, no side over 256.")]
 BodyMoment = Annotated[Moment, Field(strict=False)]
-Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Tag = Annotated[str, Field(min_length=1, max_length=store.MAX_TAG_LENGTH, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Words = Annotated[str, Field(max_length=200)]
+ModelNamed = Annotated[str, Field(max_length=300)]
+Told = tuple[Picture, Mapping[str, str]]
+"""A picture, and the digests of what it began with."""
+Found = tuple[list[Told], store.Place | None]
 
 
 class PictureOut(Wire):
@@ -62,12 +68,14 @@ class PictureOut(Wire):
 
 
 class PictureMetadata(PictureOut):
-    settings: dict[str, Any] = Field(description="Every one as it was used, what was not asked for included.")
+    settings: dict[str, Any] = Field(description="Every one that makes this picture, what was not asked for included.")
+    image_sha256: str | None = Field(None, description="What it began with, as long as that is there.")
+    mask_sha256: str | None = Field(None, description="Likewise.")
     decision: dict[str, Any] = Field(description="Who made it, and why that one.")
     generation_ms: int
     request: dict[str, Any] | None = Field(
         description="Sent to POST /images/generations, it makes the same picture again; null where it began with "
-        "a picture that is not known any more."
+        "a picture that is not there any more or is not yours, and where it was made without a prompt."
     )
 
 
@@ -81,9 +89,9 @@ class PictureChange(Wire):
 class PictureFilter(Wire):
     """The same as the parameters of GET /images."""
 
-    search: Annotated[str, Field(max_length=200)] | None = None
-    model: Annotated[str, Field(max_length=300)] | None = None
-    tag: Annotated[str, Field(max_length=32)] | None = None
+    search: Words | None = None
+    model: ModelNamed | None = None
+    tag: Tag | None = None
     favourite: bool | None = None
     since: BodyMoment | None = Field(None, alias="from")
     until: BodyMoment | None = Field(None, alias="to")
@@ -112,26 +120,18 @@ async def list_images(
     request: Request,
     limit: Limit = 50,
     cursor: Cursor = None,
-    search: Annotated[str | None, Query(max_length=200, description="Words of the prompt.")] = None,
-    model: Annotated[str | None, Query(max_length=300)] = None,
-    tag: Annotated[str | None, Query(max_length=64)] = None,
+    search: Annotated[Words | None, Query(description="Words of the prompt.")] = None,
+    model: Annotated[ModelNamed | None, Query()] = None,
+    tag: Annotated[Tag | None, Query()] = None,
     favourite: Annotated[bool | None, Query()] = None,
     since: Annotated[Moment | None, Query(alias="from", description="Made at or after.")] = None,
     until: Annotated[Moment | None, Query(alias="to", description="Made before.")] = None,
 ) -> Page[PictureOut]:
     """List your pictures, the newest first; an admin sees all."""
-    _check_model(model)
+    asked = _asked(search=search, model=model, tag=tag, favourite=favourite, since=since, until=until)
+    owner, place = _owner(caller_of(request)), number_of(cursor)
     found, place = await parts_of(request).database.read(
-        store.search,
-        owner_id=_owner(caller_of(request)),
-        text=search,
-        model=model,
-        tag=tag,
-        favourite=favourite,
-        since=since,
-        until=until,
-        cursor=number_of(cursor),
-        limit=limit,
+        store.search, owner_id=owner, cursor=place, limit=limit, **asked
     )
     return Page(items=[show(one) for one in found], next_cursor=None if place is None else token_of(str(place)))
 
@@ -151,22 +151,22 @@ async def get_image(request: Request, image_id: ImageId, size: Size = "full") ->
 @routes.get("/images/{image_id}/metadata", access=Role.VIEWER)
 async def get_metadata(request: Request, image_id: ImageId) -> PictureMetadata:
     """Show what made a picture, and the request that makes it again."""
-    owner = _owner(caller_of(request))
+    parts, caller = parts_of(request), caller_of(request)
 
-    def look(connection: Connection) -> tuple[Picture, Job | None]:
-        picture = store.get(connection, image_id, owner)
-        try:
-            return picture, jobs_store.get(connection, picture.job_id, owner_id=picture.owner_id)
-        except JobNotFound:  # its time was over before the picture's
-            return picture, None
+    def look(connection: Connection) -> tuple[Picture, store.Sources | None]:
+        picture = store.get(connection, image_id, _owner(caller))
+        return picture, store.sources_of(connection, picture)
 
-    picture, job = await parts_of(request).database.read(look)
+    picture, sources = await parts.database.read(look)
+    entry = (await parts.registry.current()).models.get(picture.model)
+    if sources is not None and not sources.named and entry is not None and entry.model.task == EDIT:
+        sources = None  # it began with a picture, as all of this model do, and the job that named it is gone
+    document = of_picture(picture, {} if sources is None else sources.digests)
     return PictureMetadata(
-        **_shown(picture),
-        settings=dict(picture.settings),
+        **{**_shown(picture), **document},
         decision=dict(picture.decision),
         generation_ms=picture.generation_ms,
-        request=_again(picture, job),
+        request=_again(document, sources, is_own=picture.owner_id == caller.user_id),
     )
 
 
@@ -195,52 +195,48 @@ async def archive_images(request: Request, body: ArchiveIn) -> Response:
         raise InvalidInput.at("ids", "or filter must be given, and not both")
     parts, owner = parts_of(request), _owner(caller_of(request))
     if body.filter is not None:
-        _check_model(body.filter.model)
-        pictures = _found(parts.database, body.filter, owner)
+        look = partial(_page_of, owner_id=owner, **_asked(**dict(body.filter)))
     else:
-        pictures = _each(await parts.database.read(_all_of, body.ids or [], owner))
+        look = partial(_all_of, ids=body.ids or [], owner=owner)
+    # What is wrong with the question is found before the answer begins.
+    pictures = _each(parts.database, look, await parts.database.read(look))
     headers = {"content-disposition": 'attachment; filename="pictures.zip"'}
     return Live(archive(pictures, parts.blobs), headers, media_type="application/zip", heartbeat=None)
 
 
-def _check_model(model: str | None) -> None:
-    """Refuse what would find nothing: the pictures of a model are found together, whatever its version."""
-    if model is not None and "@" in model:
+def _asked(*, search: str | None, model: str | None, **others: Any) -> dict[str, Any]:
+    """Return the arguments of `store.search` for what the filter of a list or an archive says. Raises InvalidInput."""
+    if model is not None and "@" in model:  # the pictures of a model are found together, whatever its version
         name = model.partition("@")[0]
         raise InvalidInput.at("model", "must be a model without a version", hint=f"Send model={name} alone.")
+    return {"text": search, "model": model, **others}
 
 
-def _all_of(connection: Connection, ids: list[str], owner: str | None) -> list[Picture]:
+def _told(connection: Connection, pictures: Iterable[Picture]) -> list[Told]:
+    found = ((picture, store.sources_of(connection, picture)) for picture in pictures)
+    return [(picture, {} if sources is None else sources.digests) for picture, sources in found]
+
+
+def _all_of(connection: Connection, *, ids: list[str], owner: str | None) -> Found:
     if len(set(ids)) != len(ids):
         raise InvalidInput.at("ids", "name a picture twice")
-    return [store.get(connection, one, owner) for one in ids]
+    return _told(connection, (store.get(connection, one, owner) for one in ids)), None
 
 
-async def _each(pictures: list[Picture]) -> AsyncGenerator[Picture, None]:
-    for picture in pictures:
-        yield picture
+def _page_of(connection: Connection, **asked: Any) -> Found:
+    page, place = store.search(connection, limit=store.MAX_PAGE, **asked)
+    return _told(connection, page), place
 
 
-async def _found(database: Database, asked: PictureFilter, owner: str | None) -> AsyncGenerator[Picture, None]:
-    """Yield what a filter finds, a page at a time: what is made meanwhile is not among it."""
-    place: int | None = None
+async def _each(database: Database, look: Callable[..., Found], first: Found) -> AsyncGenerator[Told, None]:
+    """Yield what is on a page and on those behind it: what is made meanwhile is not among it."""
+    page, place = first
     while True:
-        page, place = await database.read(
-            store.search,
-            owner_id=owner,
-            text=asked.search,
-            model=asked.model,
-            tag=asked.tag,
-            favourite=asked.favourite,
-            since=asked.since,
-            until=asked.until,
-            cursor=place,
-            limit=store.MAX_PAGE,
-        )
-        for picture in page:
-            yield picture
+        for one in page:
+            yield one
         if place is None:
             return
+        page, place = await database.read(look, cursor=place)
 
 
 async def picture_response(request: Request, picture: Picture, size: str) -> Response:
@@ -285,16 +281,14 @@ _SAME = (
 )
 
 
-def _again(picture: Picture, job: Job | None) -> dict[str, Any] | None:
-    """Return the body that makes this one picture again; None where it began with one that is not known any more."""
-    if job is None and "strength" in picture.settings:
+def _again(document: Mapping[str, Any], sources: store.Sources | None, *, is_own: bool) -> dict[str, Any] | None:
+    """Return the body that makes this one picture again; None where it would be refused."""
+    if sources is None or (sources.named and not is_own) or not document["prompt"].strip():
         return None
-    told: dict[str, Any] = {"model": f"{picture.model}@{picture.version}", "prompt": picture.prompt}
-    if picture.negative_prompt:
-        told["negative_prompt"] = picture.negative_prompt
-    told["settings"] = {**picture.settings, "seed": picture.seed, "num_images": 1}
-    sources = {} if job is None else {name: job.payload[name] for name in ("image", "mask") if name in job.payload}
-    return told | sources
+    told: dict[str, Any] = {"model": f"{document['model']}@{document['version']}", "prompt": document["prompt"]}
+    if document["negative_prompt"]:
+        told["negative_prompt"] = document["negative_prompt"]
+    return {**told, "settings": document["settings"], **sources.named}
 
 
 def _owner(caller: Caller) -> str | None:

@@ -12,13 +12,13 @@ from starlette.responses import Response, StreamingResponse
 
 from serai.api.access import Routes, actor_of, caller_of, parts_of
 from serai.api.changes import change
+from serai.api.enqueue import check_kind, one_key, prepare
 from serai.api.enqueue import enqueue as enqueue_job
-from serai.api.enqueue import one_key, prepare
 from serai.api.image_jobs import enqueue_images
 from serai.api.streams import SSE_TYPE, sse, with_heartbeat
 from serai.api.wire import Cursor, Limit, Moment, Page, Wire, place_of, token_of
 from serai.audit import Actor, record
-from serai.auth.policy import ANY_SCOPE, Caller, Role
+from serai.auth.policy import Caller, Role
 from serai.errors import InvalidInput
 from serai.images.inputs import hold_inputs
 from serai.images.model import KIND as IMAGES
@@ -89,14 +89,13 @@ async def enqueue(
 async def accept(request: Request, body: JobIn, *, idempotency_key: str | None) -> Accepted:
     """Enqueue a job for the caller, once all is checked that can be known of it before.
 
-    Raises Forbidden where its kind asks for a higher role.
+    Raises Forbidden where its kind asks for a higher role, or for a scope that the key does not have.
     """
     if body.kind == IMAGES:
         asked = ImageRequest.of(body.payload)
         job = await enqueue_images(
             request,
             asked,
-            scope=ANY_SCOPE,
             priority=body.priority,
             idempotency_key=idempotency_key,
             webhook_url=body.webhook_url,
@@ -208,6 +207,8 @@ async def retry(request: Request, job_id: JobId) -> Accepted:
     """Enqueue a job that failed or was cancelled again, as a new one."""
     parts, owner = parts_of(request), _owner(caller_of(request))
     usual = parts.settings.disk_quota_bytes
+    found = await parts.database.read(store.get, job_id, owner_id=owner)
+    check_kind(caller_of(request), found.kind)
     job = await change(request, _retry, parts.clock, job_id, owner, parts.new_id("job"), actor_of(request), usual)
     return _accepted(job)
 

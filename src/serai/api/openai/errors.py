@@ -12,6 +12,7 @@ from serai.api.errors import headers_of, status_of
 from serai.auth.limits import Allowance
 from serai.errors import SeraiError
 from serai.registry.errors import ModelNotFound
+from serai.runtime.errors import DoesNotFit
 
 _WORDS: tuple[tuple[type[SeraiError], int, str, str | None], ...] = (
     (errors.TooLarge, 413, "invalid_request_error", "request_too_large"),
@@ -25,6 +26,7 @@ _WORDS: tuple[tuple[type[SeraiError], int, str, str | None], ...] = (
     (errors.QuotaExceeded, 429, "insufficient_quota", "insufficient_quota"),
     (errors.DeadlineExceeded, 408, "timeout", "timeout"),
     (errors.EngineFailed, 503, "server_error", "model_failed"),
+    (DoesNotFit, 503, "server_error", "model_does_not_fit"),
     (errors.Unavailable, 503, "server_error", "overloaded"),
 )
 """Class → status, type, code; the first that fits. What is not here is a `server_error` of its own status."""

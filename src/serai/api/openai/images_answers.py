@@ -52,7 +52,10 @@ class Drawing:
         self._until = self._now() + (wish.timeout_s or parts.settings.request_timeout_s)
 
     async def started(self) -> None:
-        """Return at the first output, or when headers can wait no longer. Raises the error of a job that failed."""
+        """Return at the first preview or the end, or when headers can wait no longer.
+
+        Raises the error of a job that failed.
+        """
         self._first = await self.output(START_WITHIN_S)
 
     async def output(self, within_s: float | None = None) -> Output | None:
@@ -162,21 +165,31 @@ def usage_of(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _frames(drawing: Drawing, headers: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
+    """Yield the frames of a stream whose headers are sent.
+
+    The headers name at most who drew the first preview. If that one breaks down, another may draw the picture: comments
+    before the last frame tell each header that is new or turned out otherwise. There are no more partial pictures than
+    were asked for, whoever drew them.
+    """
     wish, told = drawing.wish, 0
     try:
         while True:
             output = await drawing.output()
             if isinstance(output, Done):
-                late = {name: value for name, value in (await drawing.headers()).items() if headers.get(name) != value}
-                yield comments(late) + await _completed(drawing, output.result)
+                yield await _late(drawing, headers) + await _completed(drawing, output.result)
                 return
             if isinstance(output, Media) and output.name == "preview" and told < wish.partials:
                 yield _partial(drawing, output, told)
                 told += 1
     except SeraiError as error:
-        yield _frame("error", errors.openai_error(error)[1])
+        yield await _late(drawing, headers) + _frame("error", errors.openai_error(error)[1])
     finally:
         await drawing.aclose()
+
+
+async def _late(drawing: Drawing, headers: Mapping[str, str]) -> bytes:
+    """Return as comments what is other than in the headers that were sent."""
+    return comments({name: value for name, value in (await drawing.headers()).items() if headers.get(name) != value})
 
 
 def _partial(drawing: Drawing, preview: Media, index: int) -> bytes:

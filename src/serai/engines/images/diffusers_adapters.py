@@ -68,6 +68,7 @@ class Adapters:
         """Compute with exactly these from now on; with none, bit for bit as the base does."""
         if mix == self._current:
             return
+        self._current = None  # so it stays if this breaks off half-way
         if not mix:
             if self._ids:
                 self._pipeline.disable_lora()

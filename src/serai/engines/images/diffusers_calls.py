@@ -17,6 +17,7 @@ What guidance means depends on the pipeline, too:
 
 import copy
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -80,8 +81,6 @@ class Recipe:
                 raise InvalidInput.at(field, "must be 1 or more")
         if task.negative_prompt and not self.takes_negative_prompt:
             raise InvalidInput.at("negative_prompt", "cannot be followed by this model, whose guidance is built in")
-        if self.kind in ("image", "inpaint") and int(task.steps * task.strength) < 1:
-            raise InvalidInput.at("strength", f"{task.strength} of {task.steps} steps is less than one step")
         self._check_length(task.max_sequence_length)
 
     def call(self, tasks: Sequence[GenerateImage], seeds: Sequence[int], **fields: Any) -> tuple[Any, dict[str, Any]]:
@@ -121,7 +120,7 @@ class Recipe:
         pictures = [fitting_source(self, task) for task in tasks]
         if self.kind == "edit":
             return {"image": pictures}
-        fields: dict[str, Any] = {"image": pictures, "strength": tasks[0].strength}
+        fields: dict[str, Any] = {"image": pictures, "strength": _strength(tasks[0])}
         if self.kind == "inpaint":
             fields["mask_image"] = [fitting_mask(task) for task in tasks]
         return fields
@@ -218,6 +217,14 @@ def fitting_mask(task: GenerateImage) -> Image.Image:
     if task.mask is None:
         raise InvalidInput.at("mask", "is needed")
     return resized(picture_of(task.mask, "mask"), task.width, task.height)
+
+
+def _strength(task: GenerateImage) -> float:
+    """Return the share of the steps that is made: one at least, as with the other engines."""
+    if int(task.steps * task.strength) >= 1:
+        return task.strength
+    least = 1 / task.steps
+    return least if task.steps * least >= 1 else math.nextafter(least, 1)
 
 
 def _kinds_of(pipeline: Any) -> tuple[Kind, ...]:

@@ -18,10 +18,29 @@ ROOM_BYTES = 3 * 2**30
 
 _INDEX = "model_index.json"
 _MAX_INDEX_BYTES = 1024 * 1024
+_MAX_LEVELS = 8
 _UNUSED = "safety_checker"
 _FILE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
+_PACKED = {
+    "StableDiffusion3": 2,
+    "StableDiffusion": 1,
+    "Kolors": 1,
+    "LatentConsistencyModel": 1,
+    "Chroma": 2,
+    "Flux": 2,
+    "HiDreamImage": 2,
+    "Lumina2": 2,
+    "ZImage": 2,
+}
+"""How many latents in each direction are one for the denoiser, by how the pipeline is called: the first that fits."""
+_DISTILLED = ("Flux", "LatentConsistencyModel")
+"""How pipelines are called whose guidance is built into their weights: they heed no negative prompt."""
 _QUANTIZED_BYTES = {"nf4": 0.57, "int8": 1.05, "fp8": 1.02}
 """Of a parameter with its scales; some small layers stay wider."""
+
+
+class _VaeConfig(msgspec.Struct, frozen=True):
+    block_out_channels: tuple[int, ...] = ()
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -59,6 +78,23 @@ def component_bytes(folder: Path, index: Mapping[str, Any], *, item_bytes: int, 
         if parameters:
             sizes[name] = int(parameters * each)
     return sizes
+
+
+def size_step(folder: Path, index: Mapping[str, Any]) -> int | None:
+    """Return what the sides of pictures are multiples of; None where the folder of that kind does not tell."""
+    name = str(index.get("_class_name"))
+    packed = next((side for beginning, side in _PACKED.items() if name.startswith(beginning)), None)
+    try:
+        config = msgspec.json.decode((folder / "vae" / "config.json").read_bytes(), type=_VaeConfig)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    levels = len(config.block_out_channels)
+    return packed * 2 ** (levels - 1) if packed is not None and 1 <= levels <= _MAX_LEVELS else None
+
+
+def heeds_negative_prompt(index: Mapping[str, Any]) -> bool:
+    """Say whether a pipeline does, or is of a kind that nothing is known of."""
+    return not str(index.get("_class_name")).startswith(_DISTILLED)
 
 
 def choose_offload(sizes: Mapping[str, int], memory_bytes: int) -> Offload:

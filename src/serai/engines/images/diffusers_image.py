@@ -105,18 +105,20 @@ class DiffusersImage:
         if not self._turns:
             return ()
         batch = self._turns.popleft()
-        self._adapters.switch(batch.mix)
-        self._tile(batch)
         try:
+            self._adapters.switch(batch.mix)
+            self._tile(batch)
             goes_on = batch.resume()
-        except torch.OutOfMemoryError:
+            told = list(self._progress(batch)) if goes_on else []
+            files = [] if goes_on else [ppm(picture) for picture in batch.pictures()]
+        except (torch.OutOfMemoryError, MemoryError):
             raise MemoryError from None
         except Exception as error:  # noqa: BLE001 - a library's; it is the runs' end, or the engine's
             return list(self._on_error(batch, error))
         if goes_on:
             self._turns.append(batch)
-            return list(self._progress(batch))
-        return list(self._finish(batch))
+            return told
+        return list(self._finish(batch, files))
 
     def feed(self, run: int, message: Mapping[str, object]) -> None:
         """Refuse the message: the task is the whole input."""
@@ -239,9 +241,9 @@ class DiffusersImage:
                     Media(name="preview", media_type="image/webp", data=data, index=place.index, detail=detail),
                 )
 
-    def _finish(self, batch: Batch) -> Iterator[tuple[int, Event]]:
+    def _finish(self, batch: Batch, files: Sequence[bytes]) -> Iterator[tuple[int, Event]]:
         """Hand out the pictures of a call, and end the runs that have all of theirs."""
-        for place, picture in zip(batch.places, batch.pictures(), strict=True):
+        for place, file in zip(batch.places, files, strict=True):
             drawing = place.drawing
             if drawing.run in self._drawings:
                 drawing.done += 1
@@ -251,7 +253,7 @@ class DiffusersImage:
                     Media(
                         name="picture",
                         media_type="image/x-portable-pixmap",
-                        data=ppm(picture),
+                        data=file,
                         index=place.index,
                         detail=detail,
                     ),

@@ -9,6 +9,7 @@ import numpy as np
 
 from serai.engines.base import AdapterUse
 from serai.engines.images.image_latents import fitted
+from serai.engines.images.image_schedule import NoiseSchedule
 from serai.engines.images.image_turns import Mix
 from serai.engines.images.openvino_image_folder import PipelineShape
 from serai.engines.tasks import Array, GenerateImage
@@ -19,12 +20,14 @@ _MAX_IMAGES = 64
 _MAX_SEED = 2**63 - 1
 
 
-def checked(task: GenerateImage, shape: PipelineShape, *, most_steps: int, takes_source: bool) -> GenerateImage:
+def checked(task: GenerateImage, shape: PipelineShape, schedule: NoiseSchedule, *, takes_source: bool) -> GenerateImage:
     """Return the task with source and mask of the picture's size. Raises InvalidInput that names the field."""
     for name in ("width", "height"):
         side, step = getattr(task, name), shape.size_step
         if not step <= side <= _MAX_SIDE or side % step:
             raise InvalidInput.at(name, f"must be a multiple of {step} up to {_MAX_SIDE} with this model, not {side}")
+    trained = schedule.config.num_train_timesteps
+    most_steps = schedule.most_steps(task.steps if 0 < task.steps < trained else trained)
     for name, least, most in (("steps", 1, most_steps), ("images", 1, _MAX_IMAGES), ("seed", 0, _MAX_SEED)):
         if not least <= getattr(task, name) <= most:
             raise InvalidInput.at(name, f"must be from {least} to {most}, not {getattr(task, name)}")

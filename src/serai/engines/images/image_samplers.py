@@ -23,6 +23,8 @@ from serai.engines.images.image_schedule import NoiseSchedule, SchedulerConfig
 
 FloatArray = NDArray[Any]
 """float32, which the types do not say: for them a product with a float is float64, which it is not."""
+_SHORT = 15
+"""With fewer steps in the whole schedule the last one is of first order, also where only some of them are made."""
 
 
 class Sampler:
@@ -210,6 +212,7 @@ class DpmSolver(Sampler):
 
     def _timesteps(self, schedule: NoiseSchedule, first: int) -> FloatArray:
         times, sigmas = schedule.solver_sigmas(self.steps)
+        self._is_short = len(times) < _SHORT
         self.sigmas = sigmas[first:]
         return times[first:]
 
@@ -229,9 +232,9 @@ class DpmSolver(Sampler):
         return moved
 
     def _is_first_order(self) -> bool:
-        config, count = self.config, len(self.timesteps)
-        is_last = self.at == count - 1
-        keeps_low = config.euler_at_final or (config.lower_order_final and count < 15)
+        config = self.config
+        is_last = self.at == len(self.timesteps) - 1
+        keeps_low = config.euler_at_final or (config.lower_order_final and self._is_short)
         return config.solver_order == 1 or (is_last and (keeps_low or config.final_sigmas_type == "zero"))
 
     def _moved(self, latents: FloatArray, earlier: FloatArray | None, sample: FloatArray) -> FloatArray:
@@ -240,7 +243,7 @@ class DpmSolver(Sampler):
         signal_after, deviation_after = _of_sigma(float(self.sigmas[self.at + 1]))
         decay = (deviation_after / signal_after) * (signal / deviation)
         moved = (deviation_after / deviation) * sample - (signal_after * (decay - 1)) * latents
-        if earlier is None:
+        if earlier is None or decay == 1:  # with no noise less there is nothing to be of second order in
             return moved
         signal_before, deviation_before = _of_sigma(float(self.sigmas[self.at - 1]))
         step = -math.log(decay)

@@ -90,6 +90,7 @@ def _problem(config: SchedulerConfig) -> str:
     findings = {
         f"{config.class_name} is not known": config.class_name not in KNOWN,
         "num_train_timesteps must be from 1 to 100000": not 1 <= config.num_train_timesteps <= 100_000,
+        "steps_offset must be a time of the schedule": not 0 <= config.steps_offset < config.num_train_timesteps,
         "PNDM is followed with skip_prk_steps alone": config.class_name == "PNDMScheduler"
         and (not config.skip_prk_steps or config.prediction_type == "sample"),
         "an epsilon cannot be told where nothing but noise is left": config.rescale_betas_zero_snr
@@ -135,8 +136,28 @@ class NoiseSchedule:
             case "leading":
                 times = np.arange(steps)[::-1] * float(count // steps) + config.steps_offset
             case _:
-                times = np.round(np.arange(count, 0, -count / steps)) - 1
+                times = _trailing(count, count / steps, steps)
         return np.ascontiguousarray(times, np.float64)
+
+    def most_steps(self, wanted: int) -> int:
+        """Return how many steps can be made where so many are wanted: that many, or else the next fewer.
+
+        Each step has a time that the network was trained with, and less noise than the one before it.
+        """
+        return next((steps for steps in range(wanted, 1, -1) if self._can_space(steps)), 1)
+
+    def _can_space(self, steps: int) -> bool:
+        match self.config.class_name:
+            case "EulerDiscreteScheduler":
+                times, sigmas = self.euler_sigmas(steps)
+                falling = sigmas[:-1]
+            case "DPMSolverMultistepScheduler":
+                times, sigmas = self.solver_sigmas(steps)
+                falling = sigmas[:-1]
+            case _:
+                times = falling = self.timesteps(steps)
+        is_known = times.min() >= 0 and times.max() < self.config.num_train_timesteps
+        return bool(is_known and (np.diff(falling) < 0).all())
 
     def euler_sigmas(self, steps: int) -> tuple[_Doubles, _Doubles]:
         """Return times, which may lie between whole ones, and sigmas with the last one behind them."""
@@ -161,7 +182,7 @@ class NoiseSchedule:
                 stride = last // (steps + 1)
                 times = np.arange(steps + 1)[::-1][:-1] * float(stride) + config.steps_offset
             case _:
-                times = np.round(np.arange(last, 0, -config.num_train_timesteps / steps)) - 1
+                times = _trailing(last, config.num_train_timesteps / steps, steps)
         sigmas = np.interp(times, np.arange(len(self._sigmas)), self._sigmas)
         if config.use_karras_sigmas:
             sigmas = self._karras(self._sigmas[::-1], steps)
@@ -184,6 +205,12 @@ class NoiseSchedule:
     def _times_of(self, sigmas: _Doubles) -> _Doubles:
         """Return the times at which the schedule has these sigmas, between two whole ones by their logarithm."""
         return np.interp(np.log(np.maximum(sigmas, 1e-10)), np.log(self._sigmas), np.arange(len(self._sigmas)))
+
+
+def _trailing(last: int, stride: float, steps: int) -> _Doubles:
+    """Return times from the last one down, so many at most: with 61 of 1000 the division leaves a rest of another."""
+    times: _Doubles = np.round(np.arange(last, 0, -stride)) - 1
+    return times[:steps]
 
 
 def _betas(config: SchedulerConfig) -> _Doubles:

@@ -6,8 +6,11 @@ it (`image_turns`), so a cancelled run is gone within one step.
 """
 
 import math
+import sys
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +43,8 @@ _MAX_ADAPTERS = 8
 """Adapters whose matrices are kept; the one used longest ago goes first."""
 _LEAST_LATENTS = 8
 """Side of the latents that the networks are tried with."""
+_DEFECTS = (ArithmeticError, LookupError, ValueError)
+"""What the numbers of a run may raise where something was overlooked: that run fails, and the others go on."""
 
 
 class OpenvinoImage:
@@ -90,8 +95,7 @@ class OpenvinoImage:
         """Check the task and read its adapters; its first step encodes the texts. Raises InvalidInput, LoadFailed."""
         if not isinstance(run.task, GenerateImage):
             raise InvalidInput("An image model runs tasks of the kind 'generate_image' alone.")
-        steps = self._schedule.config.num_train_timesteps
-        task = checked(run.task, self._shape, most_steps=steps, takes_source=self._encoder is not None)
+        task = checked(run.task, self._shape, self._schedule, takes_source=self._encoder is not None)
         mix = scales_of(task, run.adapters)
         self._read_adapters(run.adapters, mix)
         rows, truncated = [], {}
@@ -135,8 +139,8 @@ class OpenvinoImage:
         """Return the events of a call of a network; if it fails, these runs do. MemoryError ends the process."""
         try:
             events = list(work())
-        except EngineFailed as error:
-            events = [(making.run, Failed.of(error)) for making in makings]
+        except (EngineFailed, *_DEFECTS) as error:
+            events = [(making.run, _failure(error)) for making in makings]
         over = {run for run, event in events if isinstance(event, Done | Failed)}
         self._makings = [making for making in self._makings if making.run not in over]
         return events
@@ -175,15 +179,19 @@ class OpenvinoImage:
         """Take one step with the first pictures of some runs, in one call of the network."""
         began = self._clock.monotonic()
         batch: list[tuple[Making, Picture]] = []
+        failures: dict[int, Failed] = {}
         for making, count in shared:
-            while len(making.pictures) < count:
-                making.pictures.append(self._begin(making))
-                making.begun += 1
-            batch += [(making, picture) for picture in making.pictures[:count]]
+            with _apart(making, failures):
+                while len(making.pictures) < count:
+                    making.pictures.append(self._begin(making))
+                    making.begun += 1
+                batch += [(making, picture) for picture in making.pictures[:count]]
         self._unet.wear(self._worn(shared[0][0].mix, self._unet))
-        outputs = iter(self._outputs(batch))
+        outputs = iter(self._outputs(batch) if batch else ())
         for making, picture in batch:
-            self._advance(making, picture, np.stack([next(outputs) for _ in range(making.samples)]))
+            output = np.stack([next(outputs) for _ in range(making.samples)])
+            with _apart(making, failures):
+                self._advance(making, picture, output)
         taken = [making for making, _ in shared]
         self._makings = [one for one in self._makings if one not in taken] + taken
         spent = self._clock.monotonic() - began
@@ -191,7 +199,9 @@ class OpenvinoImage:
             making.was_batched |= len(taken) > 1
             making.seconds["denoising"] += spent
         for making, picture in batch:
-            yield from ((making.run, event) for event in self._told(making, picture))
+            if making.run not in failures:
+                yield from ((making.run, event) for event in self._told(making, picture))
+        yield from failures.items()
 
     def _outputs(self, batch: Sequence[tuple[Making, Picture]]) -> NDArray[Any]:
         samples, times, texts = [], [], []
@@ -309,3 +319,20 @@ class OpenvinoImage:
             "device": core.get_property("CPU", "FULL_DEVICE_NAME").strip(),
             "openvino": ov.get_version().partition("-")[0],
         }
+
+
+@contextmanager
+def _apart(making: Making, failures: dict[int, Failed]) -> Iterator[None]:
+    """Let a defect in one run's share of a call be its own failure, not that of those who share the call."""
+    try:
+        yield
+    except _DEFECTS as error:
+        failures[making.run] = _failure(error)
+
+
+def _failure(error: Exception) -> Failed:
+    """Return the end of a run; a defect is told to the log in full, and to its caller not at all."""
+    if not isinstance(error, EngineFailed):
+        traceback.print_exception(error)
+        sys.stderr.flush()
+    return Failed.of(error)

@@ -2,6 +2,7 @@
 
 from serai.images.store.gallery import (
     MAX_PAGE,
+    MAX_TAG_LENGTH,
     PictureNotFound,
     Place,
     add,
@@ -12,5 +13,20 @@ from serai.images.store.gallery import (
     remove,
     search,
 )
+from serai.images.store.sources import Sources, sources_of
 
-__all__ = ["MAX_PAGE", "PictureNotFound", "Place", "add", "change", "get", "of_job", "prune", "remove", "search"]
+__all__ = [
+    "MAX_PAGE",
+    "MAX_TAG_LENGTH",
+    "PictureNotFound",
+    "Place",
+    "Sources",
+    "add",
+    "change",
+    "get",
+    "of_job",
+    "prune",
+    "remove",
+    "search",
+    "sources_of",
+]

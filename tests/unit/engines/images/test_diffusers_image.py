@@ -146,6 +146,16 @@ def test_image_to_image_makes_its_share_of_the_steps(sd: Drawer) -> None:
     assert len(pixels(events)[0]) == SIDE * SIDE * 3
 
 
+def test_less_than_a_step_is_one_step(sd: Drawer) -> None:
+    """However little of a picture is to be forgotten, as with the other engines; no other share is touched."""
+    one = sd.draw(source=gradient(), steps=4, strength=0.25, reproducible=True)
+    run = sd.begin(source=gradient(), steps=4, strength=0.1, reproducible=True)
+    told = sd.all_of(run)[run]
+    assert [(event.done, event.total) for event in told if isinstance(event, Progress)] == [(1, 1)]
+    assert pixels(told) == one
+    assert len(sd.draw(source=gradient(), mask=right_half(), steps=49, strength=0.01)) == 1
+
+
 def test_runs_that_are_alike_share_a_batch(sd: Drawer) -> None:
     """Prompts of any text with the same settings are drawn together, and agree with themselves alone."""
     alone = [sd.draw(PROMPT, seed=5, reproducible=True)[0], *sd.draw(OTHER, images=2, seed=7, reproducible=True)]
@@ -307,7 +317,6 @@ def reshaped(use: AdapterUse, folder: Path) -> Path:
         ({"source": right_half()}, "source"),
         ({"source": Array(dtype="uint8", shape=(8, 8, 3), data=b"short")}, "source"),
         ({"source": Array(dtype="float32", shape=(1, 1, 3), data=bytes(12))}, "source"),
-        ({"source": gradient(), "steps": 2, "strength": 0.3}, "strength"),
         ({"max_sequence_length": 77}, "max_sequence_length"),
     ],
 )
@@ -374,6 +383,22 @@ def test_a_call_that_fails_ends_its_run_alone(sd: Drawer) -> None:
     assert isinstance(last, Failed)
     assert (last.code, last.message) == ("ENGINE_FAILED", "The image pipeline failed (ValueError).")
     assert sd.draw(seed=4, reproducible=True) == expected
+
+
+def test_what_fails_beside_the_pipeline_ends_its_run_alone(folders: dict[str, Path]) -> None:
+    """A preview that cannot be made is the end of its run; where memory runs out, it is that of the engine."""
+    with Drawer("support.failing_diffusers:FailingDiffusers") as failing:
+        failing.load(folders["sd"], engine="diffusers")
+        expected = failing.draw(seed=4, reproducible=True)
+        good, bad = failing.begin(seed=4, reproducible=True), failing.begin("a defect", preview_steps=1)
+        told = failing.all_of(good, bad)
+        assert pixels(told[good]) == expected
+        last = told[bad][-1]
+        assert isinstance(last, Failed)
+        assert (last.code, last.message) == ("ENGINE_FAILED", "The image pipeline failed (ValueError).")
+        with pytest.raises(EngineError) as raised:
+            failing.draw("no memory", preview_steps=1)
+        assert raised.value.code == "MemoryError"
 
 
 def index_with(folder: Path, target: Path, **changes: Any) -> Path:

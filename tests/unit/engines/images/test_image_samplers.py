@@ -12,6 +12,7 @@ import pytest
 from serai.engines.images.image_samplers import SAMPLERS, guided, make_sampler
 from serai.engines.images.image_schedule import KNOWN, NoiseSchedule, read_config
 from serai.errors import LoadFailed
+from serai.images.model import MAX_STEPS
 from support.llm_models import child_environment
 
 SCALED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -40,6 +41,8 @@ CASES: tuple[tuple[str, int, float | None, dict[str, Any]], ...] = (
     ("DPMSolverMultistepScheduler", 16, None, {**SCALED, "solver_type": "heun", "final_sigmas_type": "sigma_min"}),
     ("DPMSolverMultistepScheduler", 6, None, {**SCALED, "solver_order": 1, "timestep_spacing": "leading"}),
     ("DPMSolverMultistepScheduler", 17, None, {**SCALED, "prediction_type": "v_prediction", "euler_at_final": True}),
+    ("DPMSolverMultistepScheduler", 20, 0.5, {**SCALED, "final_sigmas_type": "sigma_min"}),
+    ("DPMSolverMultistepScheduler", 12, 0.5, {**SCALED, "final_sigmas_type": "sigma_min"}),
     (
         "DPMSolverMultistepScheduler",
         9,
@@ -137,6 +140,42 @@ def test_a_true_answer_is_foreseen(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "members", "most"),
+    [
+        ("DDIMScheduler", {"steps_offset": 1}, 999),
+        ("DDIMScheduler", {"timestep_spacing": "trailing"}, 1000),
+        ("DDIMScheduler", {"timestep_spacing": "linspace"}, 1000),
+        ("PNDMScheduler", {"steps_offset": 1}, 999),
+        ("EulerDiscreteScheduler", {}, 1000),
+        ("EulerDiscreteScheduler", {"timestep_spacing": "leading", "steps_offset": 1}, 999),
+        ("EulerDiscreteScheduler", {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}, 1000),
+        ("DPMSolverMultistepScheduler", {}, 999),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "leading"}, 999),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "leading", "steps_offset": 1}, 998),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "trailing"}, 1000),
+        (
+            "DPMSolverMultistepScheduler",
+            {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min", "solver_type": "heun"},
+            1000,
+        ),
+    ],
+    ids=str,
+)
+def test_no_more_steps_than_there_are_times(tmp_path: Path, name: str, members: dict[str, Any], most: int) -> None:
+    """So many, and no more, are made to their end from numbers to numbers."""
+    schedule = NoiseSchedule(read_config(written(tmp_path, name, **{**SCALED, "skip_prk_steps": True, **members})))
+    assert schedule.most_steps(1000) == most >= MAX_STEPS
+    for steps in (1, 61, 500, MAX_STEPS, most):
+        assert schedule.most_steps(steps) == steps
+        sampler = make_sampler(schedule, steps)
+        assert 0 <= min(sampler.timesteps) <= max(sampler.timesteps) <= 999
+        sample = np.ones((1, 1, 1), np.float32)
+        while not sampler.is_done:
+            sample = sampler.step(sample, sampler.scaled(sample))
+        assert np.isfinite(sample).all()
+
+
+@pytest.mark.parametrize(
     ("name", "members", "words"),
     [
         ("LCMScheduler", {}, "LCMScheduler"),
@@ -149,6 +188,8 @@ def test_a_true_answer_is_foreseen(tmp_path: Path, name: str) -> None:
         ("DDIMScheduler", {"rescale_betas_zero_snr": True}, "nothing but noise"),
         ("DDIMScheduler", {"beta_schedule": "sigmoid"}, "sigmoid"),
         ("DDIMScheduler", {"num_train_timesteps": 10**9}, "num_train_timesteps"),
+        ("DDIMScheduler", {"steps_offset": 1000}, "steps_offset"),
+        ("DDIMScheduler", {"steps_offset": -1}, "steps_offset"),
         ("DDIMScheduler", {"trained_betas": [0.1]}, "number of betas"),
     ],
 )

@@ -304,6 +304,35 @@ def test_what_cannot_be_drawn_is_refused_by_its_field(
     assert engine._makings == []
 
 
+def test_steps_are_as_many_as_the_schedule_has_times(folder: Path, tmp_path: Path) -> None:
+    """A thousand with an offset would go past the last time: refused with the bound, before anything is computed."""
+    offset = Path(shutil.copytree(folder, tmp_path / "offset"))
+    path = offset / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"timestep_spacing": "leading", "steps_offset": 1}))
+    other = loaded(offset)
+    for steps, most in ((1000, 999), (1001, 999), (0, 999)):
+        with pytest.raises(InvalidInput, match=f"^steps: must be from 1 to {most}, not {steps}"):
+            begun(other, steps=steps)
+    other.close()
+
+
+def test_a_defect_in_one_run_ends_that_alone(engine: OpenvinoImage, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also among runs that share a step: the others go on to the pictures that they would have drawn anyway."""
+    alone = drawn(engine, prompt="a dog", reproducible=True)
+    broken, shares, waits = begun(engine), begun(engine), begun(engine, prompt="a dog", reproducible=True)
+    while not engine._makings[0].pictures or not engine._makings[-1].pictures:
+        engine.step()
+    making = next(one for one in engine._makings if one.run == broken)
+    making.pictures[0].sampler.alphas = making.pictures[0].sampler.alphas[:1]
+    told = ended(engine, broken, shares, waits)
+    failed = told[broken][-1]
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.message) == ("INTERNAL_ERROR", "The work failed through a defect.")
+    assert "IndexError" in capfd.readouterr().err
+    assert len(pictures(told[shares])) == 1
+    assert np.array_equal(pictures(told[waits])[0], alone[0])
+
+
 def test_other_tasks_and_wrong_adapters_end_their_own_run(engine: OpenvinoImage, tmp_path: Path) -> None:
     """A text is not drawn; an adapter that fits nothing says so; nothing can be fed."""
     with pytest.raises(InvalidInput):
