@@ -78,7 +78,7 @@ def test_a_file_is_what_its_name_says(server: ServerProcess, tmp_path: Path) -> 
 
 
 def test_a_picture_starts_from_another(server: ServerProcess, tmp_path: Path) -> None:
-    """It is uploaded first; what a mask leaves black stays."""
+    """It is uploaded first, and held by the job alone; what a mask leaves black stays."""
     start, mask, out = tmp_path / "start.png", tmp_path / "mask.png", tmp_path / "out.png"
     Image.new("RGB", (64, 64), (10, 200, 30)).save(start)
     white_right = Image.new("L", (64, 64), 0)
@@ -89,6 +89,10 @@ def test_a_picture_starts_from_another(server: ServerProcess, tmp_path: Path) ->
     made = opened(out)
     assert made.getpixel((4, 4)) == (10, 200, 30)
     assert made.getpixel((60, 32)) != (10, 200, 30)
+    run(server, "image", "a fox", "-m", "painter", *options, "--steps", 9, code=REFUSED)
+    run(server, "image", "a fox", "--from", tmp_path / "nothing.png", "-o", out, code=WRONG_USAGE)
+    with server.client() as client:
+        assert client.get("/files").json()["items"] == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,13 +30,17 @@ def image(  # noqa: PLR0913, PLR0917 - the options of a command are its paramete
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed, the same picture.")] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=8, help="How many pictures.")] = 1,
     adapter: Annotated[list[str] | None, typer.Option(help="NAME or NAME=SCALE; may be repeated.")] = None,
-    start: Annotated[Path | None, typer.Option("--from", help="A picture to start from, or to edit.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="With --from: white is painted anew.")] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", exists=True, dir_okay=False, help="A picture to start from, or to edit.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="With --from: white is painted anew.")
+    ] = None,
     strength: Annotated[float | None, typer.Option(min=0, max=1, help="How much of --from is forgotten.")] = None,
     format_: Annotated[str | None, typer.Option("--format", help="png, jpeg or webp; else by the file's name.")] = None,
 ) -> None:
     """Make pictures. Ctrl-C stops looking; the job goes on, and 'serai jobs cancel' ends it."""
-    from serai.cli.client import Client, Refused
+    from serai.cli.client import Client
 
     form = _form(out, format_)
     _check_out(out, count)
@@ -50,16 +55,23 @@ def image(  # noqa: PLR0913, PLR0917 - the options of a command are its paramete
         "adapters": [_adapter(one) for one in adapter] if adapter else None,
         "format": form,
     }
-    body = {
-        "prompt": prompt,
-        "model": model,
-        "negative_prompt": negative,
-        "image": _uploaded(client, start),
-        "mask": _uploaded(client, mask),
-        "settings": {name: value for name, value in settings.items() if value is not None},
-    }
-    given = {name: value for name, value in body.items() if value is not None}
-    accepted = client.call("POST", "/images/generations", body=given)
+    with _uploaded(client, image=start, mask=mask) as sources:
+        asked = {"prompt": prompt, "model": model, "negative_prompt": negative, "settings": _given(settings)}
+        accepted = client.call("POST", "/images/generations", body=_given(asked | sources))
+    result = _followed(context, client, accepted)
+    for field, tokens in result.get("truncated", {}).items():
+        typer.echo(f"The model did not read the last {tokens} tokens of the {field.replace('_', ' ')}.", err=True)
+    _save(context, client, result, out)
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _followed(context: typer.Context, client: "Client", accepted: Mapping[str, Any]) -> dict[str, Any]:
+    """Show how a job goes on, and return its result. Raises Refused for one that fails."""
+    from serai.cli.client import Refused
+
     tell = _draw if sys.stdout.isatty() and not options_of(context).as_json else _wait
     try:
         last = tell(client.events(f"/jobs/{accepted['job_id']}/events"))
@@ -68,9 +80,7 @@ def image(  # noqa: PLR0913, PLR0917 - the options of a command are its paramete
         raise
     if last["type"] == "failed":
         raise Refused(f"{last['message']} [{last['code']}]", hint=last["hint"])
-    for field, tokens in last["result"].get("truncated", {}).items():
-        typer.echo(f"The model did not read the last {tokens} tokens of the {field.replace('_', ' ')}.", err=True)
-    _save(context, client, last["result"], out)
+    return dict(last["result"])
 
 
 def _size(text: str | None) -> dict[str, int]:
@@ -138,11 +148,18 @@ def _files(out: Path, count: int) -> list[Path]:
     return [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, count + 1)]
 
 
-def _uploaded(client: "Client", path: Path | None) -> str | None:
-    """Upload a file and return its id."""
-    if path is None:
-        return None
-    return str(client.upload("/files", path.read_bytes(), name=path.name)["id"])
+@contextmanager
+def _uploaded(client: "Client", **paths: Path | None) -> Iterator[dict[str, str]]:
+    """Upload files, and give their digests by field. A job that names them holds them; no file is left besides."""
+    given = {field: path for field, path in paths.items() if path is not None}
+    files: dict[str, Any] = {}
+    try:
+        for field, path in given.items():
+            files[field] = client.upload("/files", path.read_bytes(), name=path.name)
+        yield {field: str(file["sha256"]) for field, file in files.items()}
+    finally:
+        for file in files.values():
+            client.call("DELETE", f"/files/{file['id']}")
 
 
 def _wait(events: Iterator[dict[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from serai.auth.secrets import SecretNotFound
 from serai.engines.base import EngineInfo
 from serai.engines.tasks import AnyTask, Array, GenerateImage
 from serai.errors import InvalidInput
-from serai.events import Failed, Media, Progress
+from serai.events import Media, Progress
 from serai.outbound import OutboundSecret
 from serai.registry.decision import Reason
 from serai.registry.snapshot import Candidate
@@ -122,17 +122,18 @@ async def test_a_refusal_is_the_callers(stage: Stage) -> None:
     assert near.requests == []
 
 
-async def test_after_a_preview_nobody_else_draws(stage: Stage) -> None:
-    """What was shown is not taken back."""
+async def test_after_a_preview_the_next_one_draws(stage: Stage) -> None:
+    """It shows how far the picture is, and is no part of the answer."""
     async with ImageUpstream() as far, ImageUpstream() as near:
         far.always("generations", streams(image_event("image_generation.partial_image", png()), cut=True))
         painter(stage, "far", far, partial_images=2)
         painter(stage, "near", near)
         service(stage, "far@1.0.0", "near@1.0.0")
         answer, events = await stage.ask(task=one)
-    assert isinstance(events[-1], Failed)
-    assert events[-1].code == "REMOTE_FAILED"
-    assert chain_of(answer) == ["far@1.0.0 failed"]
+    assert done(events)
+    assert next(event.name for event in events if isinstance(event, Media)) == "preview"
+    assert pictures(events) == 1
+    assert chain_of(answer) == ["far@1.0.0 failed", "near@1.0.0 served"]
 
 
 async def test_a_server_that_keeps_failing_is_left_alone(stage: Stage) -> None:

@@ -1,5 +1,6 @@
 """Which pictures are asked for, newest first, without sorting all matches of a common word."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.engine import Connection
 
-from serai.images.store.words import Term
+from serai.images.store.words import Term, mark
 from serai.storage.tables.images import lexemes, pictures
 
 _LISTED_PREFIX = 4
@@ -18,7 +19,10 @@ _MERGE_WINDOW = 2000
 _FEW = 4000
 """PostgreSQL collects and sorts so many matches. Where it expects more, the newest are near, and walked to."""
 _WALK = 30_000
-"""How many of the newest pictures PostgreSQL walks through before it sorts all matches after all."""
+"""How many of the newest pictures PostgreSQL walks through at most before it sorts all matches after all."""
+_SURE = 4
+"""Times as far as a page needs on the average; where that is not enough the matches are old, and all must be sorted."""
+_ROWS = sa.text("SELECT reltuples FROM pg_class WHERE oid = CAST('pictures' AS regclass)")
 _EXPECTED = sa.text(
     "EXPLAIN (FORMAT JSON) SELECT FROM pictures "
     "WHERE array_to_tsvector(string_to_array(search, ' ')) @@ CAST(:words AS tsquery)"
@@ -84,9 +88,8 @@ def _in_postgresql(connection: Connection, asked: Asked, limit: int) -> list[int
     # A beginning is looked up in the index for all owners, however few of its pictures are theirs.
     is_prefix = any(term.is_prefix for term in asked.terms)
     counted = _tsquery(replace(asked, marks=())) if is_prefix else words
-    plan = connection.execute(_EXPECTED, {"words": counted}).scalar_one()
-    if plan[0]["Plan"]["Plan Rows"] >= _FEW:
-        near = _near(connection, asked, limit, _WALK)
+    if _expected(connection, counted) >= _FEW:
+        near = _near(connection, asked, limit, _walk(connection, asked, limit))
         if len(near) == limit:
             return near
     # The planner does not know what taking a text apart costs, and might rather read the table, or all places by
@@ -98,6 +101,22 @@ def _in_postgresql(connection: Connection, asked: Asked, limit: int) -> list[int
     conditions = (is_met, *_told(rows, pictures.c.search), *_bounds(asked, pictures.c.seq + 0))
     every = sa.select(pictures.c.seq).where(*conditions).cte("every").prefix_with("MATERIALIZED")
     return list(connection.execute(sa.select(every.c.seq).order_by(every.c.seq.desc()).limit(limit)).scalars())
+
+
+def _expected(connection: Connection, words: str) -> float:
+    """Return PostgreSQL's estimate of how many pictures match."""
+    plan = connection.execute(_EXPECTED, {"words": words}).scalar_one()
+    return float(plan[0]["Plan"]["Plan Rows"])
+
+
+def _walk(connection: Connection, asked: Asked, limit: int) -> int:
+    """Return how many of the newest pictures, of the owner if there is one, surely have a page of matches."""
+    rows = float(connection.execute(_ROWS).scalar_one())
+    own = None if asked.owner_id is None else mark("o", asked.owner_id)
+    words = _tsquery(replace(asked, marks=tuple(one for one in asked.marks if one != own)))
+    if rows <= 0 or not words:
+        return _WALK
+    return min(_WALK, math.ceil(_SURE * limit * rows / max(1.0, _expected(connection, words))))
 
 
 def _tsquery(asked: Asked) -> str:
