@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--decoder-steps", type=int, default=8_000)
     parser.add_argument("--words-steps", type=int, default=900)
     parser.add_argument("--steps", type=int, default=14_000)
-    parser.add_argument("--style-steps", type=int, default=800)
+    parser.add_argument("--style-steps", type=int, default=2_000)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--threads", type=int, default=1)

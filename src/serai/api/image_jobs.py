@@ -15,8 +15,9 @@ from serai.api.wire import Wire
 from serai.errors import InvalidInput
 from serai.files import store as files_store
 from serai.images import plan
+from serai.images import store as images_store
 from serai.images.inputs import hold_inputs, is_digest
-from serai.images.model import KIND, MAX_PROMPT, ImageRequest, ImageSettings
+from serai.images.model import KIND, MAX_PROMPT, PICTURE_PREFIX, ImageRequest, ImageSettings
 from serai.jobs import store
 from serai.jobs.model import DEFAULT_PRIORITY, Job
 from serai.storage import links
@@ -45,7 +46,7 @@ class ImagesIn(Wire):
     )
     image: FileNamed | None = Field(
         None,
-        description="What to start from, or to edit: the id of a file of yours, or the SHA-256 of a picture of yours.",
+        description="What to start from, or to edit: the id of a file or of a picture of yours, or its SHA-256.",
     )
     mask: FileNamed | None = Field(None, description="Named likewise: white is painted anew.")
     previews: Annotated[int, Field(ge=0, le=100)] | None = Field(
@@ -117,9 +118,10 @@ async def enqueue_images(
 
     `uploads`: blobs that came with the call, which the job holds as long as it is there. Raises what
     `plan.accepts` raises for settings that the version does not take, FileNotFound for a file that is not the
-    caller's, BlobNotFound likewise, InvalidInput for one that is no picture, QuotaExceeded, and what `enqueue`
-    raises.
+    caller's, PictureNotFound and BlobNotFound likewise, InvalidInput for one that is no picture, QuotaExceeded, and
+    what `enqueue` raises.
     """
+    asked = await _by_digest(request, asked)
     payload: dict[str, Any] = msgspec.to_builtins(asked)
     new = prepare(request, KIND, payload, priority=priority, idempotency_key=idempotency_key, webhook_url=webhook_url)
     parts = parts_of(request)
@@ -130,6 +132,18 @@ async def enqueue_images(
         return await enqueue(request, new)
     usual, now = parts.settings.disk_quota_bytes, parts.clock.now()
     return await enqueue(request, new, lambda connection, job: hold_inputs(connection, job, usual, now, uploads))
+
+
+async def _by_digest(request: Request, asked: ImageRequest) -> ImageRequest:
+    """Return the request with pictures of the gallery named by their digests: those the job holds by itself."""
+    named = {"image": asked.image, "mask": asked.mask}
+    parts, owner = parts_of(request), caller_of(request).user_id
+    found = {
+        field: (await parts.database.read(images_store.get, one, owner)).digest
+        for field, one in named.items()
+        if one is not None and one.startswith(PICTURE_PREFIX)
+    }
+    return msgspec.structs.replace(asked, **found) if found else asked
 
 
 async def _check_inputs(request: Request, asked: ImageRequest, uploaded: Collection[str]) -> None:

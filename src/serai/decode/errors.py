@@ -57,7 +57,11 @@ def refused(reason: Reason, limits: Limits) -> InvalidInput:
         "pixels": {"max_image_pixels": limits.max_pixels, "max_video_pixels": limits.max_video_pixels},
         "duration": {"max_media_seconds": limits.max_media_seconds},
     }
-    return kind(message, hint=NOT_ACCEPTED_HINT if kind is UnsupportedMedia else None, details=bounds.get(reason))
+    bound = bounds.get(reason)
+    if bound is not None:
+        told = " and ".join(f"{name} = {value:.0f}" for name, value in bound.items())
+        message = f"{message.rstrip('.')}: {told}."
+    return kind(message, hint=NOT_ACCEPTED_HINT if kind is UnsupportedMedia else None, details=bound)
 
 
 def died(number: int) -> SeraiError:

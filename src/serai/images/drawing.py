@@ -14,7 +14,7 @@ from serai.events import Media
 from serai.images.course import ImageCourse
 from serai.images.inputs import Inputs, array_in
 from serai.images.metadata import document_of
-from serai.images.model import ImageRequest, Picture
+from serai.images.model import PICTURE_PREFIX, ImageRequest, Picture
 from serai.images.plan import Resolved, resolved
 from serai.jobs.model import Job
 from serai.registry.snapshot import Candidate
@@ -122,7 +122,7 @@ def seed_of(job_id: str) -> int:
 
 def picture_id(job_id: str, position: int) -> str:
     """Return the id of a job's picture number `position` < 32: the job's own, its last digit telling which."""
-    return f"img_{job_id.partition('_')[2][:-1]}{_ID_DIGITS[position]}"
+    return f"{PICTURE_PREFIX}{job_id.partition('_')[2][:-1]}{_ID_DIGITS[position]}"
 
 
 def pictures_of(drawing: Drawing, decision: Mapping[str, Any], at: datetime) -> list[Picture]:

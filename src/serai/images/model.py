@@ -11,6 +11,8 @@ from msgspec import Meta
 from serai.errors import InvalidInput
 
 KIND = "images"
+PICTURE_PREFIX = "img_"
+"""With which the ids of pictures begin."""
 MAX_PROMPT = 4000
 MAX_SIDE = 8192
 MAX_IMAGES = 8

@@ -262,6 +262,21 @@ async def test_a_full_queue_is_503_and_a_waiting_job_can_be_cancelled(tmp_path: 
         assert queue["mean_s"] > 0
 
 
+async def test_a_picture_of_the_gallery_is_started_from(studio: Running) -> None:
+    """By its id; the job holds it, whether it is in the gallery then or not. Another's is not there."""
+    (first,) = await drawn(studio.admin, settings={"seed": 3})
+    (second,) = await drawn(studio.admin, image=first["id"], settings={"seed": 3, "strength": 0.5})
+    assert second["sha256"] != first["sha256"]
+    assert (await studio.admin.delete(first["url"])).status_code == 204
+    told = await said(studio.admin.get(f"{second['url']}/metadata"))
+    assert told["image_sha256"] == first["sha256"]
+    (again,) = await drawn(studio.admin, **{key: told["request"][key] for key in ("image", "settings")})
+    assert again["sha256"] == second["sha256"]
+    ann = await studio.make_user("ann", "user")
+    body = {"model": "painter", "prompt": "x", "image": second["id"]}
+    await refused(ann.post(GENERATIONS, json=body), 404, "PICTURE_NOT_FOUND")
+
+
 async def test_a_key_of_other_scopes_makes_no_pictures(studio: Running) -> None:
     """Whichever path leads there: /api/generate with a model that draws for `chat`, or POST /jobs for `jobs`."""
     for scopes, status in ((["chat"], 403), (["images", "chat"], 202)):
