@@ -10,7 +10,7 @@ from serai.clock import Clock
 from serai.engines.base import AdapterUse
 from serai.engines.tasks import Array, GenerateImage
 from serai.errors import InvalidInput
-from serai.events import Done, Event, Media, Progress
+from serai.events import PREVIEW, Done, Event, Media, Progress
 
 _PREVIEW_SIDE = 64
 _MEDIA_TYPE = "image/x-portable-pixmap"
@@ -41,7 +41,7 @@ def _drawn(
             share = (image + step / steps) / task.images
             yield Progress(stage="generating", fraction=share, done=step, total=steps, unit="steps", detail=told)
             if task.preview_steps and step % task.preview_steps == 0 and step < steps:
-                yield Media(name="preview", media_type="image/webp", data=_webp(picture), index=image)
+                yield Media(name=PREVIEW, media_type="image/webp", data=_webp(picture), index=image)
     for image, picture in enumerate(pictures):  # all at once, as an engine does that draws them in one batch
         yield Media(name="picture", media_type=_MEDIA_TYPE, data=_ppm(picture), index=image)
     yield Done(

@@ -22,7 +22,7 @@ from serai.api.openai.encoding import comments
 from serai.api.openai.images_urls import address_of
 from serai.api.openai.images_wire import Wish, in_our_words
 from serai.errors import DeadlineExceeded, InvalidInput, SeraiError
-from serai.events import Done, Event, Failed, Media
+from serai.events import PREVIEW, Done, Event, Failed, Media
 from serai.jobs import store
 from serai.jobs.model import Job
 from serai.registry.decision import Decision
@@ -178,7 +178,7 @@ async def _frames(drawing: Drawing, headers: Mapping[str, str]) -> AsyncGenerato
             if isinstance(output, Done):
                 yield await _late(drawing, headers) + await _completed(drawing, output.result)
                 return
-            if isinstance(output, Media) and output.name == "preview" and told < wish.partials:
+            if isinstance(output, Media) and output.name == PREVIEW and told < wish.partials:
                 yield _partial(drawing, output, told)
                 told += 1
     except SeraiError as error:

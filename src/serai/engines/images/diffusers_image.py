@@ -18,7 +18,7 @@ from serai.engines.options import DiffusersOptions
 from serai.engines.quiet import quieten, quieten_transformers
 from serai.engines.tasks import GenerateImage
 from serai.errors import EngineFailed, InvalidInput, LoadFailed
-from serai.events import Done, Event, Failed, Media, Progress
+from serai.events import PREVIEW, Done, Event, Failed, Media, Progress
 
 quieten()
 import torch  # noqa: E402 - what the fork server is to have imported
@@ -238,7 +238,7 @@ class DiffusersImage:
                 detail = {"step": batch.done, "steps": batch.total}
                 yield (
                     place.drawing.run,
-                    Media(name="preview", media_type="image/webp", data=data, index=place.index, detail=detail),
+                    Media(name=PREVIEW, media_type="image/webp", data=data, index=place.index, detail=detail),
                 )
 
     def _finish(self, batch: Batch, files: Sequence[bytes]) -> Iterator[tuple[int, Event]]:

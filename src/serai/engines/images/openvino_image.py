@@ -33,7 +33,7 @@ from serai.engines.options import OpenvinoImageOptions
 from serai.engines.quiet import quieten
 from serai.engines.tasks import GenerateImage
 from serai.errors import EngineFailed, InvalidInput, LoadFailed
-from serai.events import Done, Event, Failed, Media, Progress
+from serai.events import PREVIEW, Done, Event, Failed, Media, Progress
 
 quieten()
 
@@ -238,7 +238,7 @@ class OpenvinoImage:
         )
         if every and done % every == 0 and done < total and picture.sampler.predicted is not None:
             data = self._preview.webp(picture.sampler.predicted)
-            yield Media(name="preview", media_type="image/webp", data=data, index=picture.index)
+            yield Media(name=PREVIEW, media_type="image/webp", data=data, index=picture.index)
 
     def _decode(self, making: Making) -> Iterator[tuple[int, Event]]:
         """Decode the run's first finished picture, and end the run with its last."""

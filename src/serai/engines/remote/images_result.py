@@ -6,7 +6,7 @@ from typing import Any
 from serai.engines.errors import RemoteFailed
 from serai.engines.remote.images_pixels import MAX_PICTURE_BYTES, media_type_of
 from serai.engines.tasks import GenerateImage
-from serai.events import Done, Media
+from serai.events import PREVIEW, Done, Media
 
 
 def media_of(name: str, data: bytes, *, index: int = 0) -> Media:
@@ -19,7 +19,7 @@ def media_of(name: str, data: bytes, *, index: int = 0) -> Media:
 def preview_of(data: bytes) -> Media | None:
     """Return the event of a preview; None for one that is too large, or is none: a picture may follow all the same."""
     try:
-        return media_of("preview", data)
+        return media_of(PREVIEW, data)
     except RemoteFailed:
         return None
 
