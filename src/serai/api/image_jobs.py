@@ -60,7 +60,6 @@ class ImagesIn(Wire):
 
     def asked(self) -> ImageRequest:
         """Return the job's payload. Raises InvalidInput."""
-        check_prompt(self.prompt)
         if self.model is not None and self.model_id not in (None, self.model):
             raise InvalidInput.at("model_id", "and model differ; they mean the same, so give one")
         return ImageRequest(
@@ -73,12 +72,6 @@ class ImagesIn(Wire):
             mask=self.mask,
             previews=self.previews,
         )
-
-
-def check_prompt(prompt: str) -> None:
-    """Raise InvalidInput for a prompt that says nothing."""
-    if not prompt.strip():
-        raise InvalidInput.at("prompt", "is empty", hint="Say what the picture is to show.")
 
 
 class ImagesAccepted(Wire):

@@ -108,14 +108,20 @@ def accepts(snapshot: RegistrySnapshot, situation: Situation, asked: ImageReques
     Raises what `make_plan` raises, and InvalidInput that names the field, the bound and the value. Whoever
     failed a short while ago is no reason to refuse: the job waits until it may be tried again.
     """
-    if not asked.prompt.strip() and not _is_variation(asked):
-        raise InvalidInput.at("prompt", "is empty", hint="Say what the picture is to show.")
+    if not _is_variation(asked):
+        check_prompt(asked.prompt)
     try:
         candidate = planned(snapshot, situation, asked).candidate
     except CandidateInCooldown:
         candidate = planned(snapshot, replace(situation, cooldowns={}), asked).candidate
     resolved(candidate.version, asked, seed=0, task=candidate.model.task)
     return candidate
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise InvalidInput for a prompt that says nothing."""
+    if not prompt.strip():
+        raise InvalidInput.at("prompt", "is empty", hint="Say what the picture is to show.")
 
 
 def planned(snapshot: RegistrySnapshot, situation: Situation, asked: ImageRequest) -> Plan:

@@ -272,6 +272,10 @@ async def test_a_picture_of_the_gallery_is_started_from(studio: Running) -> None
     assert told["image_sha256"] == first["sha256"]
     (again,) = await drawn(studio.admin, **{key: told["request"][key] for key in ("image", "settings")})
     assert again["sha256"] == second["sha256"]
+    (varied,) = await drawn(studio.admin, prompt="", image=second["id"], settings={"seed": 4})
+    request = (await said(studio.admin.get(f"{varied['url']}/metadata")))["request"]
+    (again,) = await drawn(studio.admin, **{"negative_prompt": "", **request})
+    assert again["sha256"] == varied["sha256"]
     ann = await studio.make_user("ann", "user")
     body = {"model": "painter", "prompt": "x", "image": second["id"]}
     await refused(ann.post(GENERATIONS, json=body), 404, "PICTURE_NOT_FOUND")

@@ -75,7 +75,7 @@ class PictureMetadata(PictureOut):
     generation_ms: int
     request: dict[str, Any] | None = Field(
         description="Sent to POST /images/generations, it makes the same picture again; null where it began with "
-        "a picture that is not there any more or is not yours, and where it was made without a prompt."
+        "a picture that is not there any more or is not yours."
     )
 
 
@@ -283,7 +283,7 @@ _SAME = (
 
 def _again(document: Mapping[str, Any], sources: store.Sources | None, *, is_own: bool) -> dict[str, Any] | None:
     """Return the body that makes this one picture again; None where it would be refused."""
-    if sources is None or (sources.named and not is_own) or not document["prompt"].strip():
+    if sources is None or (sources.named and not is_own):
         return None
     told: dict[str, Any] = {"model": f"{document['model']}@{document['version']}", "prompt": document["prompt"]}
     if document["negative_prompt"]:

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from serai.api.image_jobs import check_prompt
 from serai.api.openai.wire import Model, Number
 from serai.api.wire import Wire
 from serai.chat.chats import timeout_of
 from serai.errors import InvalidInput
 from serai.images.model import MAX_PROMPT, MAX_SEED, MAX_SIDE, ImageRequest
+from serai.images.plan import check_prompt
 from serai.jobs.model import DEFAULT_PRIORITY
 
 MAX_IMAGES = 8
